@@ -1,0 +1,6 @@
+//! The Arm architecture as types, for the crates that decide and for core that acts.
+#![no_std]
+
+mod addr;
+
+pub use addr::{Addr, Intermediate, Ipa, Pa, Physical, Va, Virtual};

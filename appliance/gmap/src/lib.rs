@@ -1,0 +1,2 @@
+//! Stage-2 tables of a guest, shared with nobody.
+#![no_std]

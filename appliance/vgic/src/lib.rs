@@ -1,0 +1,2 @@
+//! The virtual GICv3.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Models of the PL011 UART and PL031 clock that guests see.
+#![no_std]

@@ -1,0 +1,268 @@
+//! Core calls: what root asks of core, by HVC #0.
+//!
+//! Numbers are SMCCC fast HVC64 calls of owner 6, vendor-specific hypervisor (DEN 0028,
+//! 6.2), from 0x8000 up: below are the calls any guest may make. Only root's vCPU may
+//! make these; for anyone else they do not exist.
+//!
+//! x0 holds the call and, on return, a [`Status`]; x1 to x4 hold arguments, and results
+//! where a call has any. Every address is physical and must lie in frames granted to
+//! root. Core copies what it reads before it looks at it.
+
+/// A core call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CoreCall {
+    /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root.
+    FramesGrant = CoreCall::id(0x01),
+    /// `(pa, order) -> ()`: gives a granted block back; core scrubs it.
+    FramesRelease = CoreCall::id(0x02),
+    /// `(config_pa) -> (vm, shared_pa)`: builds a VM from a [`VmConfig`]; maps no guest RAM.
+    VmCreate = CoreCall::id(0x10),
+    /// `(vm, ipa, source_pa, bytes) -> (copied)`: copies into the RAM of a VM not yet
+    /// started. May copy less than asked: call again for the rest.
+    VmCopyIn = CoreCall::id(0x11),
+    /// `(vm, pc, x0) -> ()`: sets where vCPU 0 starts and what it finds in x0.
+    VmEntry = CoreCall::id(0x12),
+    /// `(vm) -> ()`: starts vCPU 0.
+    VmStart = CoreCall::id(0x13),
+    /// `(vm) -> ()`: stops every vCPU; the state becomes [`VmState::Killed`].
+    VmStop = CoreCall::id(0x14),
+    /// `(vm) -> ()`: frees a VM that does not run. [`Status::Again`] means: not finished.
+    VmDestroy = CoreCall::id(0x15),
+    /// `(vm, out_pa) -> ()`: writes a [`VmInfo`].
+    VmInfo = CoreCall::id(0x16),
+    /// `(vm) -> ()`: says that root put bytes into, or took bytes from, the console rings.
+    VmConsole = CoreCall::id(0x17),
+    /// `(out_pa) -> ()`: writes a [`HostInfo`].
+    HostInfo = CoreCall::id(0x20),
+}
+
+impl CoreCall {
+    /// Every call, for dispatch and for the test that pins the numbers.
+    pub const ALL: [Self; 11] = [
+        Self::FramesGrant,
+        Self::FramesRelease,
+        Self::VmCreate,
+        Self::VmCopyIn,
+        Self::VmEntry,
+        Self::VmStart,
+        Self::VmStop,
+        Self::VmDestroy,
+        Self::VmInfo,
+        Self::VmConsole,
+        Self::HostInfo,
+    ];
+
+    const fn id(number: u32) -> u32 {
+        1 << 31 | 1 << 30 | 6 << 24 | 0x8000 | number
+    }
+
+    /// Returns the call whose SMCCC function identifier is `id`.
+    pub fn from_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|call| *call as u32 == id)
+    }
+}
+
+/// How a core call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i64)]
+pub enum Status {
+    /// Done.
+    Ok = 0,
+    /// No such call (SMCCC NOT_SUPPORTED).
+    NotSupported = -1,
+    /// An argument is outside its documented range (SMCCC INVALID_PARAMETER).
+    Invalid = -3,
+    /// The machine has no memory, VM slot or vCPU slot left for this.
+    Exhausted = -4,
+    /// No VM has this handle.
+    NoVm = -5,
+    /// The VM's state does not allow this.
+    BadState = -6,
+    /// An address is not in memory granted to root.
+    NotGranted = -7,
+    /// Part of the work is done; make the same call again.
+    Again = -8,
+    /// An address is not in the VM's RAM.
+    OutsideRam = -9,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::NotSupported,
+        Self::Invalid,
+        Self::Exhausted,
+        Self::NoVm,
+        Self::BadState,
+        Self::NotGranted,
+        Self::Again,
+        Self::OutsideRam,
+    ];
+
+    /// Returns the status that x0 holds after a call.
+    pub fn from_x0(x0: u64) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|status| (*status as i64).cast_unsigned() == x0)
+    }
+
+    /// Returns what x0 holds for this status.
+    pub const fn to_x0(self) -> u64 {
+        (self as i64).cast_unsigned()
+    }
+}
+
+/// What a VM is to be. Reserved bytes are zero.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct VmConfig {
+    /// Bytes of RAM, a multiple of 2 MiB, at [`crate::map::RAM_BASE`].
+    pub ram_bytes: u64,
+    /// Number of vCPUs, 1 to [`crate::map::VCPUS_MAX`].
+    pub vcpus: u32,
+    /// Reserved, zero.
+    pub flags: u32,
+    /// Name for reports, UTF-8, padded with zeroes.
+    pub name: [u8; 64],
+}
+const _: () = assert!(size_of::<VmConfig>() == 80);
+
+/// Where a VM is in its life. A VM in core lives for one run: a restart is a new VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum VmState {
+    /// Created, not started.
+    Built = 1,
+    /// At least one vCPU is on.
+    Running = 2,
+    /// The guest switched itself off (PSCI SYSTEM_OFF).
+    Off = 3,
+    /// The guest asked for a reset (PSCI SYSTEM_RESET).
+    Reset = 4,
+    /// The guest did what cannot be continued; see [`VmInfo::reason`].
+    Crashed = 5,
+    /// Stopped by [`CoreCall::VmStop`].
+    Killed = 6,
+}
+
+impl VmState {
+    /// Returns the state with this number.
+    pub fn from_u32(raw: u32) -> Option<Self> {
+        [
+            Self::Built,
+            Self::Running,
+            Self::Off,
+            Self::Reset,
+            Self::Crashed,
+            Self::Killed,
+        ]
+        .into_iter()
+        .find(|state| *state as u32 == raw)
+    }
+}
+
+/// Exit classes that core counts per VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum ExitClass {
+    /// Stage-2 fault that mapped RAM.
+    Fault = 0,
+    /// HVC or SMC.
+    Call = 1,
+    /// Access to a GIC frame.
+    Gic = 2,
+    /// Access to the UART.
+    Uart = 3,
+    /// Access below RAM where no device is.
+    Unclaimed = 4,
+    /// Trapped system register.
+    Sysreg = 5,
+    /// WFI or WFE.
+    Wait = 6,
+    /// Physical interrupt.
+    Interrupt = 7,
+    /// Abort or undefined instruction injected into the guest.
+    Injected = 8,
+}
+
+/// Number of [`ExitClass`]es.
+pub const EXIT_CLASSES: usize = 9;
+
+/// What core knows of one VM.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct VmInfo {
+    /// A [`VmState`].
+    pub state: u32,
+    /// Why the VM crashed: the ESR_EL2 of the exit, 0 if it did not.
+    pub reason: u32,
+    /// Address that belongs to `reason`: guest PC.
+    pub reason_pc: u64,
+    /// Bytes of guest RAM with a frame behind them.
+    pub resident_bytes: u64,
+    /// Bytes core uses for this VM beyond its RAM: tables, contexts, shared pages.
+    pub overhead_bytes: u64,
+    /// Exits by [`ExitClass`].
+    pub exits: [u64; EXIT_CLASSES],
+    /// Guest RAM mapped in leaves of 4 KiB, 2 MiB and 1 GiB: number of leaves.
+    pub leaves: [u64; 3],
+    /// Nanoseconds that vCPUs spent on a core.
+    pub run_ns: u64,
+}
+
+/// What core knows of the machine.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct HostInfo {
+    /// Bytes of RAM in the machine.
+    pub ram_bytes: u64,
+    /// Bytes that no one uses.
+    pub free_bytes: u64,
+    /// Bytes of core: image, tables, frame pool records.
+    pub core_bytes: u64,
+    /// Bytes of root: its RAM that has been touched, and its stage-2 tables.
+    pub root_bytes: u64,
+    /// Bytes granted to root.
+    pub granted_bytes: u64,
+    /// Nanoseconds since core started.
+    pub uptime_ns: u64,
+    /// VMs that exist.
+    pub vms: u32,
+    /// VMs that can exist.
+    pub vms_max: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a number that root relies on moves. Do not edit; add lines.
+    #[test]
+    fn numbers_are_forever() {
+        assert_eq!(CoreCall::FramesGrant as u32, 0xc600_8001);
+        assert_eq!(CoreCall::FramesRelease as u32, 0xc600_8002);
+        assert_eq!(CoreCall::VmCreate as u32, 0xc600_8010);
+        assert_eq!(CoreCall::VmCopyIn as u32, 0xc600_8011);
+        assert_eq!(CoreCall::VmEntry as u32, 0xc600_8012);
+        assert_eq!(CoreCall::VmStart as u32, 0xc600_8013);
+        assert_eq!(CoreCall::VmStop as u32, 0xc600_8014);
+        assert_eq!(CoreCall::VmDestroy as u32, 0xc600_8015);
+        assert_eq!(CoreCall::VmInfo as u32, 0xc600_8016);
+        assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
+        assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
+    }
+
+    #[test]
+    fn every_call_and_status_survives_the_round_trip() {
+        for call in CoreCall::ALL {
+            assert_eq!(CoreCall::from_id(call as u32), Some(call));
+        }
+        for status in Status::ALL {
+            assert_eq!(Status::from_x0(status.to_x0()), Some(status));
+        }
+        assert_eq!(CoreCall::from_id(0xc600_8000), None);
+        assert_eq!(Status::from_x0(1), None);
+    }
+}

@@ -1,0 +1,35 @@
+//! The intermediate-physical memory map of every guest.
+//!
+//! It is the map of QEMU's `virt` machine, so that whatever was built for that board
+//! boots unmodified. Sizes are in bytes.
+
+/// GICv3 distributor (IHI 0069, 12.8), 64 KiB.
+pub const GICD_BASE: u64 = 0x0800_0000;
+/// Bytes of the distributor frame.
+pub const GICD_BYTES: u64 = 0x1_0000;
+/// First GICv3 redistributor; each vCPU has two 64 KiB frames, one after the other.
+pub const GICR_BASE: u64 = 0x080a_0000;
+/// Bytes of one vCPU's redistributor (RD_base and SGI_base frames).
+pub const GICR_STRIDE: u64 = 0x2_0000;
+/// PL011 UART.
+pub const UART_BASE: u64 = 0x0900_0000;
+/// Bytes of the PL011 frame.
+pub const UART_BYTES: u64 = 0x1000;
+/// Interrupt of the PL011, as an INTID (SPI 1).
+pub const UART_INTID: u32 = 33;
+/// PL031 real-time clock.
+pub const RTC_BASE: u64 = 0x0901_0000;
+/// First byte of guest RAM.
+pub const RAM_BASE: u64 = 0x4000_0000;
+/// Where a flat image is entered, as an offset from [`RAM_BASE`].
+pub const FLAT_OFFSET: u64 = 0x8_0000;
+/// Largest amount of guest RAM: 255 GiB, as on QEMU `virt` below its high windows.
+pub const RAM_MAX_BYTES: u64 = 255 << 30;
+/// Most vCPUs one VM may have.
+pub const VCPUS_MAX: u32 = 8;
+/// INTID of the EL1 physical timer (PPI 14).
+pub const PTIMER_INTID: u32 = 30;
+/// INTID of the EL1 virtual timer (PPI 11).
+pub const VTIMER_INTID: u32 = 27;
+/// Number of interrupt IDs a guest's distributor implements (SPIs are 32 up to here).
+pub const INTIDS: u32 = 256;
