@@ -298,10 +298,18 @@ pub(crate) fn random() -> TestResult {
             (true, 1) => mem::write16(at, value),
             (true, 2) => mem::write32(at, value),
             (true, _) => mem::write64(at, value),
-            (false, 0) => drop(mem::read8(at)),
-            (false, 1) => drop(mem::read16(at)),
-            (false, 2) => drop(mem::read32(at)),
-            (false, _) => drop(mem::read64(at)),
+            (false, 0) => {
+                let _ = mem::read8(at);
+            }
+            (false, 1) => {
+                let _ = mem::read16(at);
+            }
+            (false, 2) => {
+                let _ = mem::read32(at);
+            }
+            (false, _) => {
+                let _ = mem::read64(at);
+            }
         });
     }
     // Each begins with a known state, in which all works again.

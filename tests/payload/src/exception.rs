@@ -1,6 +1,8 @@
 //! What happens at an exception: an expected one is noted and stepped over, an interrupt
 //! is handled, anything else ends the guest with a report.
 
+#![expect(unsafe_code, reason = "crash_for_ever branches away")]
+
 use crate::{cpu, gic, mem, println, psci, test};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -157,6 +159,24 @@ impl fmt::Display for Frame {
             write!(f, "x{n:<2} {x:#018x}{end}")?;
         }
         Ok(())
+    }
+}
+
+/// Takes exceptions for ever: jumps to `nowhere`, with the vectors there too.
+///
+/// Every fetch of the vector aborts and goes to the same vector. Where there is memory at
+/// `nowhere` after all, what happens is what that memory says.
+pub fn crash_for_ever(nowhere: u64) -> ! {
+    let (start, end) = mem::image();
+    assert!(!(start..end).contains(&nowhere), "that is code of ours");
+    // SAFETY: No instruction of the program runs after the branch, so that nothing of it
+    // can be broken.
+    unsafe {
+        core::arch::asm!(
+            "msr vbar_el1, {nowhere}", "isb", "br {nowhere}",
+            nowhere = in(reg) nowhere,
+            options(noreturn)
+        )
     }
 }
 

@@ -39,3 +39,13 @@ pub fn wait(done: impl Fn() -> bool) -> bool {
     }
     done()
 }
+
+/// Switches every other vCPU on to run `run`, which must not wait for this one.
+pub fn start_all(run: extern "C" fn()) {
+    for index in 1..crate::machine::cpus() {
+        let status = start(index, run);
+        if status != psci::SUCCESS {
+            crate::println!("CPU_ON {index}: {status}");
+        }
+    }
+}
