@@ -59,6 +59,7 @@ readers! {
     sctlr_el1 = "sctlr_el1";
     vbar_el1 = "vbar_el1";
     icc_iar1 = "s3_0_c12_c12_0";
+    ich_hcr = "s3_4_c12_c11_0";
     ich_vtr = "s3_4_c12_c11_1";
     ich_elrsr = "s3_4_c12_c11_5";
     ich_vmcr = "s3_4_c12_c11_7";

@@ -236,3 +236,8 @@ pub(crate) fn copy(to: Pa, from: Pa, bytes: u64) {
         core::ptr::copy(ptr::<u8>(from), ptr::<u8>(to), bytes as usize);
     }
 }
+
+/// Returns the physical address of something in the linear map.
+pub(crate) fn pa_of(va: u64) -> Pa {
+    Pa::new(va.wrapping_sub(PHYSMAP)).expect("the address lies in the linear map")
+}

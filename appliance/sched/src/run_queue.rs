@@ -40,6 +40,14 @@ impl<const N: usize> RunQueue<N> {
         self.len == 0
     }
 
+    /// Returns who runs next.
+    pub fn first(&self) -> Option<u16> {
+        if self.len == 0 {
+            return None;
+        }
+        self.ring.get(self.head).copied()
+    }
+
     /// Adds `vcpu` behind all others.
     pub fn push_back(&mut self, vcpu: u16) -> Result<(), Full> {
         self.put(self.len, vcpu)
@@ -125,6 +133,7 @@ mod tests {
                     }
                     Op::Pop => prop_assert_eq!(queue.pop(), model.pop_front()),
                 }
+                prop_assert_eq!(queue.first(), model.front().copied());
                 prop_assert_eq!(queue.len(), model.len());
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
             }

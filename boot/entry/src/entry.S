@@ -122,7 +122,7 @@ secondary_entry:
 high_secondary:
     adr_l   x1, __boot_stack_top
     // a stack of its own below the boot core's, CPU_STACK_BYTES apart
-    mov     x2, #0x8000
+    mov     x2, #0x10000
     mul     x2, x2, x19
     sub     sp, x1, x2
     mov     x0, x19

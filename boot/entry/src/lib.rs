@@ -13,6 +13,6 @@ pub use guest_abi::root_boot::PHYSMAP;
 /// Where core is linked (see `link.ld`).
 pub const CORE_BASE: u64 = 0x6000_0000_0000;
 /// Most cores (see `link.ld`).
-pub const CPUS_MAX: usize = 32;
+pub const CPUS_MAX: usize = 16;
 /// First PA that [`PHYSMAP`] cannot show.
 pub const PA_LIMIT: u64 = 1 << 45;
