@@ -38,11 +38,8 @@ pub(crate) fn take(cpu: &PerCpu) {
     loop {
         let intid = gic::acknowledge();
         match intid {
-            gic::KICK => {
-                done(intid);
-                // Whoever kicked left word in `resched` or in `attention`.
-                cpu.resched.store(true, Ordering::Relaxed);
-            }
+            // Whoever kicked left word in `resched` or in `attention`.
+            gic::KICK => done(intid),
             timer::INTID => {
                 timer::expired(cpu);
                 done(intid);

@@ -230,10 +230,19 @@ impl gmap::Machine for Frames {
 ///
 /// Both ranges must be RAM that the caller has the right to read or write.
 pub(crate) fn copy(to: Pa, from: Pa, bytes: u64) {
+    copy_from(to, ptr::<u8>(from), bytes);
+}
+
+/// Copies `bytes` from core's own memory to a physical address.
+pub(crate) fn copy_in(to: Pa, from: &[u8]) {
+    copy_from(to, from.as_ptr(), from.len() as u64);
+}
+
+fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     // SAFETY: the caller vouches that both ranges are RAM in the linear map; guests may
     // change them meanwhile, so nothing here depends on what the bytes are.
     unsafe {
-        core::ptr::copy(ptr::<u8>(from), ptr::<u8>(to), bytes as usize);
+        core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
     }
 }
 

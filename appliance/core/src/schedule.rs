@@ -22,7 +22,13 @@ pub(crate) fn wake(vcpu: &'static Vcpu) {
             vcpu.set_run(Run::Queued);
             enqueue(&mut queue, vcpu);
         }
-        Run::Running => {}
+        Run::Running => {
+            drop(queue);
+            if !core::ptr::eq(home, per_cpu::this()) {
+                gic::kick(home.mpidr.load(Ordering::Relaxed));
+            }
+            return;
+        }
         Run::Off | Run::Queued => return,
     }
     drop(queue);
