@@ -9,11 +9,14 @@ payload::guest!(main);
 fn main() -> ! {
     println!("ADVERSARY spin cpus {}", machine::cpus());
     smp::start_all(spin);
-    spin();
-    loop {}
+    spin_for_ever()
 }
 
 extern "C" fn spin() {
+    spin_for_ever()
+}
+
+fn spin_for_ever() -> ! {
     cpu::mask_all();
     loop {
         core::hint::black_box(());
