@@ -32,7 +32,6 @@ const DFR0: u32 = encoding(3, 0, 0, 5, 0);
 const ISAR0: u32 = encoding(3, 0, 0, 6, 0);
 const ISAR1: u32 = encoding(3, 0, 0, 6, 1);
 const ISAR2: u32 = encoding(3, 0, 0, 6, 2);
-const MMFR0: u32 = encoding(3, 0, 0, 7, 0);
 const MMFR1: u32 = encoding(3, 0, 0, 7, 1);
 const MMFR3: u32 = encoding(3, 0, 0, 7, 3);
 
@@ -205,7 +204,7 @@ const FEATURES: &[Feature] = &[
     ),
     feature("GCS", &[(PFR1, 44)], &[Read(encoding(3, 0, 2, 5, 0))]),
     optional("RNDR", &[(ISAR0, 60)], &[Read(encoding(3, 3, 2, 4, 0))]),
-    optional("ECV", &[(MMFR0, 60)], &[Read(encoding(3, 3, 14, 0, 5))]),
+    // Not here: ECV. CNTPCTSS and CNTVCTSS are trapped only with the counters themselves.
     optional("TCR2", &[(MMFR3, 0)], &[Read(encoding(3, 0, 2, 0, 3))]),
     optional("SCTLR2", &[(MMFR3, 4)], &[Read(encoding(3, 0, 1, 0, 3))]),
     optional("S1PIE", &[(MMFR3, 8)], &[Read(encoding(3, 0, 10, 2, 3))]),

@@ -205,13 +205,14 @@ pub(crate) fn independent() -> TestResult {
     prepare();
     let [first, second] = Timer::BOTH;
     let before = [first, second].map(|timer| gic::count(0, timer.intid()));
-    first.set_compare(first.now() + ticks(3 * SOON_NS));
+    let taken = gic::taken(0);
+    cpu::unmask_irq();
+    first.set_compare(first.now() + ticks(100 * SOON_NS));
     second.set_compare(second.now() + ticks(SOON_NS));
     first.set_control(ENABLE);
     second.set_control(ENABLE);
     let counts = || Timer::BOTH.map(|timer| gic::count(0, timer.intid()));
     let expected = before.map(|count| count + 1);
-    let taken = gic::taken(0);
     let both = unmasked(|| smp::wait(|| counts() == expected));
     expect!(both, "{before:?} {:?}", counts());
     expect_eq!(gic::nth(0, taken), second.intid());

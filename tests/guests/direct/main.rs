@@ -93,12 +93,18 @@ fn run_once(orders: &Orders) {
 }
 
 /// Sleeps for a fifth of a millisecond, so that a guest can have the core.
+///
+/// The interrupt has to be taken: while it is pending, WFI does not wait, and root comes
+/// before every guest of its core.
 fn nap() {
     let timer = Timer::Virtual;
+    let before = gic::taken(0);
     timer.set_compare(timer.now() + timer::ticks(200_000));
     timer.set_control(timer::ENABLE);
-    while timer.control() & timer::ISTATUS == 0 {
+    while gic::taken(0) == before {
         cpu::wfi();
+        cpu::unmask_irq();
+        cpu::isb();
+        cpu::mask_irq();
     }
-    timer.set_control(0);
 }
