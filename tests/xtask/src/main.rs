@@ -1,2 +1,77 @@
-//! `cargo xtask`.
-fn main() {}
+//! Everything a person or CI does: `cargo xtask <command>`.
+//!
+//! One file a command. [`setup`] is what all others run first: it installs what is missing and
+//! says so; with everything there it prints nothing.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts and deadlines of a tool on the developer's own machine"
+)]
+
+mod apt;
+mod build;
+mod debug;
+mod guest;
+mod initramfs;
+mod run;
+mod setup;
+mod shell;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use qemu::{Board, Cpu};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What a person or CI does with this repository.
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what is missing: target, QEMU, packages
+    Setup,
+    /// Builds the appliance: target/skete.img
+    Build,
+    /// Fetches the guest of tests and demo: Debian's arm64 cloud kernel and busybox
+    Guest,
+    /// Starts the appliance and leaves its control port on 127.0.0.1
+    Run(MachineArgs),
+    /// Starts the appliance waiting for gdb
+    Debug(MachineArgs),
+}
+
+/// The machine that QEMU emulates.
+#[derive(Args, Clone, Debug)]
+struct MachineArgs {
+    /// CPU model: max, cortex-a72 or neoverse-n1
+    #[arg(long, default_value = "max")]
+    cpu: Cpu,
+    /// Number of CPUs
+    #[arg(long, default_value_t = 2)]
+    smp: u32,
+    /// RAM, as 512M or 2G
+    #[arg(long, default_value = "2G")]
+    memory: String,
+}
+
+impl MachineArgs {
+    /// The appliance's board.
+    fn board(&self) -> Board {
+        let mut board = qemu::Appliance::board(self.cpu);
+        board.smp = self.smp;
+        board.memory.clone_from(&self.memory);
+        board
+    }
+}
+
+fn main() -> Result<()> {
+    match Line::parse().command {
+        Command::Setup => setup::everything(),
+        Command::Build => build::appliance(),
+        Command::Guest => guest::fetch(),
+        Command::Run(machine) => run::run(&machine),
+        Command::Debug(machine) => debug::debug(&machine),
+    }
+}
