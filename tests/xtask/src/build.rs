@@ -8,11 +8,32 @@ use qemu::paths;
 
 use crate::setup::{self, TARGET};
 use crate::shell::{cargo, command};
+use crate::workspace;
+
+const ROOT: &str = "appliance/root";
 
 /// Builds target/skete.img.
 pub(crate) fn appliance() -> Result<()> {
     setup::toolchain()?;
-    cargo(&mut core_command("build"))
+    sources()?;
+    cargo(&mut core_command("build"))?;
+    if let Some(mut root) = workspace::other(ROOT, "build") {
+        cargo(&mut root)?;
+    }
+    Ok(())
+}
+
+/// Prepares the sources that are not in the repository: Hermit's, patched.
+pub(crate) fn sources() -> Result<()> {
+    Ok(())
+}
+
+/// Builds the bare-metal guests of tests and bench.
+pub(crate) fn guests() -> Result<()> {
+    match workspace::other("tests/guests", "build") {
+        Some(mut guests) => cargo(&mut guests),
+        None => Ok(()),
+    }
 }
 
 /// The EL2 program with its symbols.
@@ -29,7 +50,7 @@ pub(crate) fn root_elf() -> PathBuf {
 }
 
 /// A cargo command on core for the bare target.
-pub(crate) fn core_command(what: &str) -> Command {
+fn core_command(what: &str) -> Command {
     command(
         "cargo",
         &[what, "--release", "--target", TARGET, "-p", "skete-core"],

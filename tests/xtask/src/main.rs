@@ -9,12 +9,15 @@
 
 mod apt;
 mod build;
+mod check;
 mod debug;
 mod guest;
 mod initramfs;
 mod run;
 mod setup;
 mod shell;
+mod test;
+mod workspace;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -36,6 +39,13 @@ enum Command {
     Build,
     /// Fetches the guest of tests and demo: Debian's arm64 cloud kernel and busybox
     Guest,
+    /// Formats, lints and host tests: under a minute when warm
+    Check,
+    /// Every test: those of the host, then those of the appliance in QEMU
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
     /// Starts the appliance and leaves its control port on 127.0.0.1
     Run(MachineArgs),
     /// Starts the appliance waiting for gdb
@@ -71,6 +81,8 @@ fn main() -> Result<()> {
         Command::Setup => setup::everything(),
         Command::Build => build::appliance(),
         Command::Guest => guest::fetch(),
+        Command::Check => check::check(),
+        Command::Test { filter } => test::everything(filter.as_deref()),
         Command::Run(machine) => run::run(&machine),
         Command::Debug(machine) => debug::debug(&machine),
     }
