@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::serial::last_lines;
-use crate::{Board, Machine, free_port, http, paths};
+use crate::{Board, Control, Machine, free_port, paths};
 
 /// The control port inside the machine.
 pub const PORT_INSIDE: u16 = 8080;
@@ -72,11 +72,25 @@ impl Appliance {
         }
     }
 
-    /// Asks for `GET /v1`.
+    /// Asks for `GET /v1`, to be answered within two seconds.
     pub fn facts(&self) -> Result<Value> {
-        let (status, facts) = http::get(self.port, "/v1", &self.token, Duration::from_secs(2))?;
-        ensure!(status == 200, "GET /v1 answered {status}: {facts}");
-        Ok(facts)
+        let patience = Duration::from_secs(2);
+        let answer = self.control().raw_within("GET /v1", &[], &[], patience)?;
+        ensure!(answer.status == 200, "it answered {}", answer.status);
+        Ok(answer.json())
+    }
+
+    /// A client of the control port.
+    pub fn control(&self) -> Control {
+        Control::new(self.port, &self.token)
+    }
+
+    /// Asks the appliance to switch the machine off, and waits until it has.
+    pub fn shut_down(mut self) -> Result<()> {
+        let body = json!({ "action": "shutdown" });
+        self.control().json("POST /v1/system/actions", &body)?;
+        self.machine.wait_for_end(Duration::from_secs(60))?;
+        Ok(())
     }
 
     /// The machine.

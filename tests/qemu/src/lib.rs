@@ -4,6 +4,7 @@
 //! - [`Machine`] is a running QEMU with its serial line and its QMP socket. Dropping it ends
 //!   the process; a test that fails leaves its logs under `target/logs/<test>`.
 //! - [`Appliance`] is a machine that runs Skete, with its control port waited for.
+//! - [`Control`] speaks to that port, in plain HTTP that shares no code with the client.
 //! - [`paths`] says where the build puts what these need.
 #![expect(
     clippy::arithmetic_side_effects,
@@ -12,6 +13,7 @@
 
 mod appliance;
 mod board;
+mod control;
 pub mod http;
 mod machine;
 pub mod paths;
@@ -20,6 +22,7 @@ mod serial;
 
 pub use appliance::{Appliance, PORT_INSIDE};
 pub use board::{Board, Cpu};
+pub use control::{Control, number};
 pub use machine::{Machine, free_port};
 pub use qmp::Qmp;
 pub use serial::Serial;
