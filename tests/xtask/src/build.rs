@@ -1,9 +1,10 @@
 //! The appliance: core, root, and the image that holds both.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result};
 use qemu::paths;
 
 use crate::setup::{self, TARGET};
@@ -17,15 +18,33 @@ pub(crate) fn appliance() -> Result<()> {
     setup::toolchain()?;
     sources()?;
     cargo(&mut core_command("build"))?;
-    if let Some(mut root) = workspace::other(ROOT, "build") {
-        cargo(&mut root)?;
+    let root = match workspace::other(ROOT, "build") {
+        Some(mut root) => {
+            cargo(&mut root)?;
+            Some(read(&root_elf())?)
+        }
+        None => None,
+    };
+    let core = read(&core_elf())?;
+    let image = mkimage::build(&core, root.as_deref())?;
+    let path = paths::target().join("skete.img");
+    if fs::read(&path).is_ok_and(|old| old == image) {
+        return Ok(());
     }
+    fs::write(&path, &image)?;
+    eprintln!("build: {} ({} KiB)", path.display(), image.len() / 1024);
     Ok(())
 }
 
 /// Prepares the sources that are not in the repository: Hermit's, patched.
 pub(crate) fn sources() -> Result<()> {
-    Ok(())
+    hermit_source::prepare(&paths::repository())
+        .map(drop)
+        .map_err(Error::msg)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{} was not built", path.display()))
 }
 
 /// Builds the bare-metal guests of tests and bench.
