@@ -183,15 +183,27 @@ impl Control {
 
     /// Waits until a VM has printed `wanted`; returns all that it printed.
     pub fn wait_for_console(&self, vm: &str, wanted: &str, patience: Duration) -> Result<String> {
+        self.wait_for_console_that(vm, patience, |log| log.contains(wanted))
+            .with_context(|| format!("{wanted:?} was awaited"))
+    }
+
+    /// Waits until what a VM printed satisfies `enough`; returns it.
+    pub fn wait_for_console_that(
+        &self,
+        vm: &str,
+        patience: Duration,
+        enough: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         let mut seen = String::new();
-        let found = until(patience, &format!("{wanted:?} on {vm}'s console"), || {
+        let found = until(patience, &format!("{vm}'s console"), || {
             seen = self.console(vm)?;
-            Ok(seen.contains(wanted).then_some(()))
+            Ok(enough(&seen).then_some(()))
         });
         match found {
             Ok(()) => Ok(seen),
             Err(error) => {
-                Err(error.context(format!("it ends in\n{}", last_lines(seen.as_bytes(), 30))))
+                let end = last_lines(seen.as_bytes(), 30);
+                Err(error.context(format!("the console of {vm} ends in\n{end}")))
             }
         }
     }

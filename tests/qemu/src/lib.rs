@@ -5,6 +5,7 @@
 //!   the process; a test that fails leaves its logs under `target/logs/<test>`.
 //! - [`Appliance`] is a machine that runs Skete, with its control port waited for.
 //! - [`Control`] speaks to that port, in plain HTTP that shares no code with the client.
+//! - [`Shell`] runs commands in a Linux guest, through its console.
 //! - [`paths`] says where the build puts what these need.
 #![expect(
     clippy::arithmetic_side_effects,
@@ -19,6 +20,7 @@ mod machine;
 pub mod paths;
 mod qmp;
 mod serial;
+mod shell;
 
 pub use appliance::{Appliance, PORT_INSIDE};
 pub use board::{Board, Cpu};
@@ -26,3 +28,4 @@ pub use control::{Control, number};
 pub use machine::{Machine, free_port};
 pub use qmp::Qmp;
 pub use serial::Serial;
+pub use shell::Shell;

@@ -41,3 +41,9 @@ pub fn guest_initrd() -> PathBuf {
 pub fn logs(test: &str) -> PathBuf {
     target().join("logs").join(test.replace("::", "."))
 }
+
+/// A bare-metal guest of `tests/guests`: a flat image.
+pub fn payload(name: &str) -> PathBuf {
+    let release = "guests/aarch64-unknown-none-softfloat/release";
+    target().join(release).join(name)
+}

@@ -30,6 +30,13 @@ while true; do
 done
 ";
 
+/// What the kernel runs instead under `rdinit=/bench`: the shortest life of a user space.
+const BENCH: &str = "\
+#!/bin/busybox sh
+echo skete-guest: ready
+exec /bin/busybox poweroff -f
+";
+
 /// Builds the archive, gzipped, around a statically linked busybox for the guest.
 pub(crate) fn build(busybox: &[u8]) -> Result<Vec<u8>> {
     let mut out = Vec::new();
@@ -57,6 +64,7 @@ pub(crate) fn build(busybox: &[u8]) -> Result<Vec<u8>> {
     };
     entry(program, "bin/busybox", busybox)?;
     entry(program, "init", INIT.as_bytes())?;
+    entry(program, "bench", BENCH.as_bytes())?;
     // The kernel opens it for the first program; devtmpfs is not mounted by then.
     let console = |builder: Builder| {
         builder

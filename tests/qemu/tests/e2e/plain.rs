@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use qemu::{Board, Cpu, Machine, paths};
 
+use crate::common::{alone, logs};
+
 #[test]
 fn the_guest_boots_to_a_shell_and_powers_off_without_skete() {
     let mut board = Board::new(Cpu::CortexA72, paths::guest_kernel());
@@ -11,7 +13,8 @@ fn the_guest_boots_to_a_shell_and_powers_off_without_skete() {
     board.memory = "256M".to_owned();
     board.initrd = Some(paths::guest_initrd());
     board.append = "console=ttyAMA0".to_owned();
-    let mut machine = Machine::start(&board, &paths::logs("plain_qemu")).expect("QEMU starts");
+    let _alone = alone();
+    let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
     let patience = Duration::from_secs(120);
     let ready = machine
         .serial()
