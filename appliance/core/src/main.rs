@@ -32,5 +32,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     per_cpu::install(0);
     let info = read_tree(tree_pa, image_pa);
     println!("hello");
-    loop { hw::wfi() }
+    loop {
+        hw::wfi()
+    }
 }

@@ -1,5 +1,8 @@
 //! All of RAM, seen once: at [`PHYSMAP`] + PA. The frame pool, and table memory for gmap.
-#![expect(unsafe_code, reason = "the linear map turns physical addresses into memory")]
+#![expect(
+    unsafe_code,
+    reason = "the linear map turns physical addresses into memory"
+)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -19,6 +19,8 @@ mod shell;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use qemu::{Board, Cpu};
@@ -76,8 +78,18 @@ impl MachineArgs {
     }
 }
 
-fn main() -> Result<()> {
-    match Line::parse().command {
+fn main() -> ExitCode {
+    match obey(Line::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(command: Command) -> Result<()> {
+    match command {
         Command::Setup => setup::everything(),
         Command::Build => build::appliance(),
         Command::Guest => guest::fetch(),

@@ -2,6 +2,7 @@
 //!
 //! Every test starts an appliance of its own, on each CPU model that the project answers for.
 #![expect(
+    clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
     reason = "a test that panics has failed, which is what is meant"
 )]
