@@ -55,6 +55,15 @@ pub(crate) fn guests() -> Result<()> {
     }
 }
 
+/// Builds `skete`, the command-line client; returns where it is.
+pub(crate) fn client() -> Result<PathBuf> {
+    cargo(&mut command(
+        "cargo",
+        &["build", "--profile", "host", "-p", "skete-cli"],
+    ))?;
+    Ok(paths::target().join("host/skete"))
+}
+
 /// The EL2 program with its symbols.
 pub(crate) fn core_elf() -> PathBuf {
     paths::target().join(TARGET).join("release/skete-core")

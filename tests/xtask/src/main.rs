@@ -8,9 +8,11 @@
 )]
 
 mod apt;
+mod bench;
 mod build;
 mod check;
 mod debug;
+mod demo;
 mod guest;
 mod initramfs;
 mod run;
@@ -47,6 +49,20 @@ enum Command {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
+    },
+    /// What operations cost, in instructions; fails above the limits
+    Bench {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// A Linux shell in a VM of Skete's, from nothing
+    Demo {
+        #[command(flatten)]
+        machine: MachineArgs,
+        /// Without a terminal: run commands in the guest, compare what they print, power off
+        #[arg(long)]
+        check: bool,
     },
     /// Starts the appliance and leaves its control port on 127.0.0.1
     Run(MachineArgs),
@@ -95,6 +111,8 @@ fn obey(command: Command) -> Result<()> {
         Command::Guest => guest::fetch(),
         Command::Check => check::check(),
         Command::Test { filter } => test::everything(filter.as_deref()),
+        Command::Bench { json } => bench::bench(json),
+        Command::Demo { machine, check } => demo::demo(&machine, check),
         Command::Run(machine) => run::run(&machine),
         Command::Debug(machine) => debug::debug(&machine),
     }
