@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use qemu::{Appliance, Control, Shell, paths};
 
-use crate::shell::{cargo, command, run};
+use crate::shell::{command, run};
 use crate::{MachineArgs, build, guest, run as runs, setup};
 
 /// The VM's name, and those of its images.
