@@ -190,16 +190,17 @@ pub(crate) fn add_backports(codename: &str) -> Result<String> {
     installed.map(|()| suite)
 }
 
-/// A private view of Debian's archive for arm64, under one directory: the machine's own
-/// package lists and its list of architectures are left alone.
+/// A private view of Debian's archive for one architecture, under one directory: the
+/// machine's own package lists and its list of architectures are left alone.
 #[derive(Debug)]
-pub(crate) struct Arm64<'a> {
+pub(crate) struct Archive<'a> {
     dir: &'a Path,
+    architecture: &'a str,
 }
 
-impl<'a> Arm64<'a> {
+impl<'a> Archive<'a> {
     /// Fetches the package lists into `dir`.
-    pub(crate) fn update(dir: &'a Path) -> Result<Self> {
+    pub(crate) fn update(dir: &'a Path, architecture: &'a str) -> Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial", "sources"] {
             fs::create_dir_all(dir.join(part))?;
         }
@@ -213,7 +214,7 @@ impl<'a> Arm64<'a> {
             })
             .collect();
         fs::write(dir.join("sources/debian.sources"), text.join("\n"))?;
-        let archive = Self { dir };
+        let archive = Self { dir, architecture };
         output(archive.apt("apt-get").args(["-q", "update"]))?;
         Ok(archive)
     }
@@ -222,8 +223,8 @@ impl<'a> Arm64<'a> {
         let at = |part: &str| self.dir.join(part).display().to_string();
         let mut apt = command(program, &[]);
         apt.current_dir(self.dir).args([
-            "-oAPT::Architecture=arm64".to_owned(),
-            "-oAPT::Architectures=arm64".to_owned(),
+            format!("-oAPT::Architecture={}", self.architecture),
+            format!("-oAPT::Architectures={}", self.architecture),
             "-oAcquire::Languages=none".to_owned(),
             "-oAPT::Sandbox::User=".to_owned(),
             "-oDir::Etc::SourceList=/dev/null".to_owned(),

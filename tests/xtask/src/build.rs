@@ -2,23 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Error, Result};
 use qemu::paths;
 
-use crate::setup::{self, TARGET};
 use crate::shell::{cargo, command};
+use crate::toolchain::{self, TARGET};
 use crate::workspace;
 
 const ROOT: &str = "appliance/root";
 
 /// Builds target/skete.img.
 pub(crate) fn appliance() -> Result<()> {
-    setup::toolchain()?;
+    toolchain::prepare()?;
     sources()?;
-    cargo(&mut core_command("build"))?;
-    let root = match workspace::other(ROOT, "build") {
+    cargo(toolchain::cargo("build")?.args(["--release", "-p", "skete-core"]))?;
+    let root = match workspace::other(ROOT, "build")? {
         Some(mut root) => {
             cargo(&mut root)?;
             Some(read(&root_elf())?)
@@ -49,7 +48,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Builds the bare-metal guests of tests and bench.
 pub(crate) fn guests() -> Result<()> {
-    match workspace::other("tests/guests", "build") {
+    match workspace::other("tests/guests", "build")? {
         Some(mut guests) => cargo(&mut guests),
         None => Ok(()),
     }
@@ -75,12 +74,4 @@ pub(crate) fn root_elf() -> PathBuf {
         .join("root")
         .join(TARGET)
         .join("release/skete-root")
-}
-
-/// A cargo command on core for the bare target.
-fn core_command(what: &str) -> Command {
-    command(
-        "cargo",
-        &[what, "--release", "--target", TARGET, "-p", "skete-core"],
-    )
 }

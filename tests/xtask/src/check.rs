@@ -3,34 +3,36 @@
 use std::process::Command;
 
 use anyhow::Result;
+use qemu::paths;
 
-use crate::setup::{self, TARGET};
 use crate::shell::{cargo, command};
-use crate::{build, test, workspace};
+use crate::{build, test, toolchain, workspace};
 
 /// Formats, lints and host tests.
 pub(crate) fn check() -> Result<()> {
-    setup::toolchain()?;
+    toolchain::prepare()?;
+    toolchain::component("fmt", "rustfmt")?;
+    toolchain::component("clippy", "clippy")?;
     build::sources()?;
     step("format");
     cargo(&mut command("cargo", &["fmt", "--all", "--check"]))?;
     for other in workspace::OTHERS {
-        if let Some(fmt) = workspace::other(other, "fmt") {
-            let mut fmt = plain(&fmt, "fmt");
-            cargo(fmt.arg("--check"))?;
+        let manifest = format!("{other}/Cargo.toml");
+        if paths::repository().join(&manifest).exists() {
+            cargo(&mut command(
+                "cargo",
+                &["fmt", "--check", "--manifest-path", &manifest],
+            ))?;
         }
     }
     step("lints");
     let mut host = command("cargo", &["clippy", "--all-targets"]);
     cargo(deny(host.args(workspace::host()?)))?;
     for package in workspace::bare()? {
-        cargo(deny(&mut command(
-            "cargo",
-            &["clippy", "--target", TARGET, "-p", &package],
-        )))?;
+        cargo(deny(toolchain::cargo("clippy")?.args(["-p", &package])))?;
     }
     for other in workspace::OTHERS {
-        if let Some(mut clippy) = workspace::other(other, "clippy") {
+        if let Some(mut clippy) = workspace::other(other, "clippy")? {
             cargo(deny(&mut clippy))?;
         }
     }
@@ -42,15 +44,10 @@ fn step(name: &str) {
     eprintln!("check: {name}");
 }
 
+/// Makes clippy's warnings errors; the plain check that may stand in for it has none to take.
 fn deny(clippy: &mut Command) -> &mut Command {
-    clippy.args(["--", "-D", "warnings"])
-}
-
-/// The same directory, without the arguments that only compiling takes.
-fn plain(of: &Command, what: &str) -> Command {
-    let mut command = command("cargo", &[what]);
-    if let Some(dir) = of.get_current_dir() {
-        command.current_dir(dir);
+    if clippy.get_args().any(|word| word == "clippy") {
+        clippy.args(["--", "-D", "warnings"]);
     }
-    command
+    clippy
 }

@@ -25,7 +25,7 @@ pub(crate) fn fetch() -> Result<()> {
     let _ = fs::remove_dir_all(&unpacked);
     fs::create_dir_all(&unpacked)?;
     fs::create_dir_all(&archive)?;
-    let apt = apt::Arm64::update(&archive)?;
+    let apt = apt::Archive::update(&archive, "arm64")?;
     // The meta package always exists; the kernel's own name moves with its version.
     let kernel = apt.dependency("linux-image-cloud-arm64", "linux-image-")?;
     apt.unpack(&[&kernel, "busybox-static"], &unpacked)?;

@@ -19,6 +19,7 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+mod toolchain;
 mod workspace;
 
 use std::process::ExitCode;

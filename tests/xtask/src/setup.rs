@@ -2,37 +2,17 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{command, has, output, run};
-use crate::{apt, guest};
-
-/// The bare target that core and root are compiled for.
-pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
+use crate::shell::{command, has, output};
+use crate::{apt, guest, toolchain};
 
 /// The oldest QEMU that runs the appliance.
 const QEMU_OLDEST: u32 = 8;
 
 /// Everything that any command needs.
 pub(crate) fn everything() -> Result<()> {
-    toolchain()?;
+    toolchain::prepare()?;
     emulator()?;
     guest::fetch()
-}
-
-/// The bare target's `core` and `alloc`.
-pub(crate) fn toolchain() -> Result<()> {
-    let sysroot = output(&mut command("rustc", &["--print", "sysroot"]))?;
-    let library = format!("{}/lib/rustlib/{TARGET}/lib", sysroot.trim());
-    if std::path::Path::new(&library).exists() {
-        return Ok(());
-    }
-    if !has("rustup") {
-        bail!("this Rust has no {TARGET}: install rustup, or run `rustup target add {TARGET}`");
-    }
-    eprintln!("setup: installing the Rust target {TARGET}");
-    run(&mut command(
-        "rustup",
-        &["--quiet", "target", "add", TARGET],
-    ))
 }
 
 /// QEMU, recent enough.

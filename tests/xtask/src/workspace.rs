@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use qemu::paths;
 use serde_json::Value;
 
-use crate::setup::TARGET;
 use crate::shell::{command, output};
+use crate::toolchain;
 
 /// Packages that only exist for the bare target.
 const BARE: [&str; 1] = ["skete-core"];
@@ -48,14 +48,15 @@ pub(crate) fn bare() -> Result<Vec<String>> {
 }
 
 /// A cargo command in one of the [`OTHERS`], if that is there.
-pub(crate) fn other(workspace: &str, what: &str) -> Option<Command> {
+pub(crate) fn other(workspace: &str, what: &str) -> Result<Option<Command>> {
     let dir = paths::repository().join(workspace);
     if !dir.join("Cargo.toml").exists() {
-        return None;
+        return Ok(None);
     }
     let name = workspace.rsplit('/').next().unwrap_or(workspace);
-    let mut cargo = command("cargo", &[what, "--release", "--target", TARGET]);
+    let mut cargo = toolchain::cargo(what)?;
     cargo
+        .arg("--release")
         .current_dir(dir)
         .env("CARGO_TARGET_DIR", paths::target().join(name));
     if workspace == "appliance/root" {
@@ -64,5 +65,5 @@ pub(crate) fn other(workspace: &str, what: &str) -> Option<Command> {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("HERMIT_LOG_LEVEL_FILTER", "Warn");
     }
-    Some(cargo)
+    Ok(Some(cargo))
 }
