@@ -20,6 +20,8 @@ static POOL: Mutex<Option<Pool<'static>>> = Mutex::new(None);
 static RAM_BYTES: AtomicU64 = AtomicU64::new(0);
 static CORE_BYTES: AtomicU64 = AtomicU64::new(0);
 /// PA of an empty table: what VTTBR_EL2 points to while another VMID's TLB is maintained.
+static POOL_FROM: AtomicU64 = AtomicU64::new(0);
+static POOL_TO: AtomicU64 = AtomicU64::new(0);
 static EMPTY_TABLE: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of a frame of order 0.
@@ -44,8 +46,9 @@ pub(crate) fn empty_table() -> u64 {
 
 /// Gives the frame pool all RAM that nothing else occupies.
 ///
-/// `taken` are ranges in use besides those the firmware reserved.
-pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
+/// `image` is core with its bundle, `taken` what else is in use besides what the firmware
+/// reserved.
+pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
     let mut first = u64::MAX;
     let mut end = 0;
     let mut ram = 0_u64;
@@ -55,12 +58,13 @@ pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
         ram = ram.saturating_add(range.bytes);
     }
     RAM_BYTES.store(ram, Ordering::Relaxed);
+    POOL_FROM.store(first, Ordering::Relaxed);
+    POOL_TO.store(end, Ordering::Relaxed);
     let base = Pa::new(first & !(FRAME - 1)).expect("boot_info accepts addresses below 2^48");
     let frames = end.saturating_sub(first) / FRAME;
     let meta_bytes = (Pool::metadata_words(frames) as u64 * 8).next_multiple_of(FRAME);
 
     // The records go behind the image, where the loader left RAM free.
-    let image = taken.first().copied().unwrap_or_default();
     let meta_pa = image.end().next_multiple_of(FRAME);
     let meta_range = Range::new(meta_pa, meta_bytes).expect("frame records fit in RAM");
     assert!(
@@ -89,7 +93,7 @@ pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
                 .reserved
                 .iter()
                 .chain(taken.iter().copied())
-                .chain([meta_range])
+                .chain([image, meta_range])
                 .filter(occupied)
                 .min_by_key(|r| r.pa);
             let (run_end, resume) = match next {
@@ -247,6 +251,12 @@ fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     unsafe {
         core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
     }
+}
+
+/// Returns whether the frame is one that the pool deals in: RAM that is not core's own.
+pub(crate) fn is_pool(pa: Pa) -> bool {
+    let (from, to) = (POOL_FROM.load(Ordering::Relaxed), POOL_TO.load(Ordering::Relaxed));
+    pa.raw() >= from && pa.raw() < to
 }
 
 /// Returns the physical address of something in the linear map.

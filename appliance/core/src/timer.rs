@@ -76,3 +76,15 @@ pub(crate) fn expired(cpu: &PerCpu) {
     cpu.resched.store(true, Ordering::Relaxed);
     hw::set_cnthp_ctl(0);
 }
+
+/// Returns seconds since 1970, as the machine's real-time clock has it; seconds since
+/// reset where there is none.
+pub(crate) fn wall_clock_seconds() -> u32 {
+    let uptime = nanoseconds(hw::cntpct()) / 1_000_000_000;
+    BOOTED_AT
+        .load(Ordering::Relaxed)
+        .wrapping_add(uptime as u32)
+}
+
+/// Seconds since 1970 when the counter was zero.
+static BOOTED_AT: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);

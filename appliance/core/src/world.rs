@@ -165,7 +165,9 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);
-    vcpu.run_ticks += hw::cntpct() - vcpu.on_since;
+    let ticks = hw::cntpct() - vcpu.on_since;
+    let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
+    vcpu.run_ticks.store(sum, Ordering::Relaxed);
     timer::remember(cpu, vcpu);
 }
 
