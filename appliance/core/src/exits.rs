@@ -2,8 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
-use ::vcpu::inject::{self, Abort, AbortKind};
-use ::vcpu::{Exit, Wait};
+use ::vcpu::exit::{DataAbort, Fault, InstructionAbort, Wait};
+use ::vcpu::inject::{self, Cause, Stopped};
+use ::vcpu::Exit;
 use arch::Ipa;
 use gmap::Access;
 use guest_abi::core_call::{ExitClass, VmState};
@@ -11,7 +12,7 @@ use guest_abi::map::RAM_BASE;
 
 use crate::guest::Vcpu;
 use crate::memory::Frames;
-use crate::{console, hw, hypercall, mmio, schedule, sysreg};
+use crate::{console, hw, hypercall, mmio, schedule, sysreg, world};
 
 /// The guest did something that needs core.
 #[expect(unsafe_code, reason = "called from vectors.S by name")]
@@ -23,32 +24,24 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
             vcpu.count(ExitClass::Call);
             hypercall::hvc(vcpu);
         }
-        Exit::DataAbort(abort) => {
-            if let Some(mmio) = abort.mmio()
-                && abort.ipa.raw() < RAM_BASE
-            {
-                mmio::access(vcpu, abort.ipa, mmio);
-            } else {
-                let access = if abort.write {
-                    Access::WRITE
-                } else {
-                    Access::READ
-                };
-                stage2_fault(vcpu, abort.ipa, access, esr);
-            }
-        }
-        Exit::InstructionAbort(abort) => stage2_fault(vcpu, abort.ipa, Access::EXEC, esr),
-        Exit::Sysreg(access) => {
+        Exit::DataAbort(abort) => data_abort(vcpu, abort, esr),
+        Exit::InstructionAbort(abort) => instruction_abort(vcpu, abort, esr),
+        Exit::Sysreg {
+            register,
+            rt,
+            write,
+        } => {
             vcpu.count(ExitClass::Sysreg);
-            sysreg::access(vcpu, access);
+            sysreg::access(vcpu, register, rt, write);
         }
-        Exit::Wait(wait) => {
+        Exit::Wait { kind, .. } => {
             vcpu.count(ExitClass::Wait);
             skip(vcpu);
-            if wait == Wait::Interrupt {
-                schedule::block(vcpu);
-            } else {
-                schedule::yield_now();
+            match kind {
+                Wait::Wfi => schedule::block(vcpu),
+                // A wait with a deadline, or for an event, may end at any time: the others
+                // of this core get their turn, and it looks again.
+                Wait::Wfe | Wait::Wfit | Wait::Wfet => schedule::yield_now(),
             }
         }
         Exit::Smc { .. } => {
@@ -57,9 +50,60 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
             skip(vcpu);
             hypercall::smc(vcpu);
         }
-        Exit::Undefined | Exit::Unknown { .. } => undefined(vcpu),
+        Exit::FpTrap
+        | Exit::SveTrap
+        | Exit::SmeTrap
+        | Exit::PauthTrap
+        | Exit::IllegalState
+        | Exit::PcAlignment
+        | Exit::SpAlignment
+        | Exit::Debug { .. }
+        | Exit::SError
+        | Exit::Unknown { .. } => undefined(vcpu),
     }
     schedule::leave(vcpu)
+}
+
+#[inline(always)]
+fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
+    let Some(ipa) = abort.ipa else {
+        // A permission fault: the page is there, and not for this.
+        return refuse_data(vcpu, &abort);
+    };
+    if ipa.raw() < RAM_BASE {
+        match abort.access {
+            Some(access) if !abort.on_walk && !abort.cache => {
+                mmio::access(vcpu, ipa, access, abort.write);
+            }
+            // Maintenance of a line that no cache holds has nothing to do.
+            _ if abort.cache => skip(vcpu),
+            // The syndrome does not say what the instruction was, and reading guest code
+            // to find out would be a race with the guest.
+            _ => refuse_data(vcpu, &abort),
+        }
+        return;
+    }
+    let access = if abort.write {
+        Access::WRITE
+    } else {
+        Access::READ
+    };
+    if !stage2_fault(vcpu, ipa, abort.fault, access, esr) {
+        refuse_data(vcpu, &abort);
+    }
+}
+
+fn instruction_abort(vcpu: &mut Vcpu, abort: InstructionAbort, esr: u64) {
+    let served = abort
+        .ipa
+        .is_some_and(|ipa| stage2_fault(vcpu, ipa, abort.fault, Access::EXEC, esr));
+    if !served {
+        let cause = Cause::InstructionAbort {
+            far: abort.far.unwrap_or(vcpu.pc),
+            walk_level: abort.on_walk.then_some(0),
+        };
+        take(vcpu, cause);
+    }
 }
 
 /// Moves past the instruction that trapped.
@@ -68,20 +112,27 @@ pub(crate) fn skip(vcpu: &mut Vcpu) {
     vcpu.pc = vcpu.pc.wrapping_add(4);
 }
 
-/// Answers a fault at an address that is no device's.
-fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, access: Access, esr: u64) {
+/// Answers a fault in RAM; false if there is nothing to answer it with.
+fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u64) -> bool {
     vcpu.count(ExitClass::Fault);
+    match fault {
+        Fault::Translation | Fault::AccessFlag | Fault::Permission => {}
+        Fault::AddressSize | Fault::External | Fault::ExternalOnWalk | Fault::Other(_) => {
+            return false;
+        }
+    }
     let result = vcpu.vm().gmap.lock().fault(&mut Frames, ipa, access);
     match result {
-        Ok(_) => {}
+        Ok(_) => true,
         Err(gmap::FaultError::OutOfMemory) => {
             console::println!(
-                "no memory left for vm slot {}: it is stopped",
+                "no memory left for the VM in slot {}: it is stopped",
                 vcpu.vm().slot
             );
             crash(vcpu, esr);
+            true
         }
-        Err(_) => abort(vcpu, esr),
+        Err(_) => false,
     }
 }
 
@@ -95,40 +146,40 @@ pub(crate) fn crash(vcpu: &mut Vcpu, esr: u64) {
 
 /// Makes the guest take an undefined-instruction exception.
 pub(crate) fn undefined(vcpu: &mut Vcpu) {
-    vcpu.count(ExitClass::Injected);
-    enter_el1(vcpu, inject::undefined);
+    take(vcpu, Cause::Undefined);
 }
 
-/// Makes the guest take a synchronous external abort for the access in `esr`.
-pub(crate) fn abort(vcpu: &mut Vcpu, esr: u64) {
-    vcpu.count(ExitClass::Injected);
-    let kind = if esr >> 26 & 0x3f == 0x20 {
-        AbortKind::Fetch
-    } else if esr >> 6 & 1 == 1 {
-        AbortKind::Store
-    } else {
-        AbortKind::Load
+/// Makes the guest take a synchronous external abort for a load or store.
+fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
+    let cause = Cause::DataAbort {
+        far: abort.far.unwrap_or(0),
+        write: abort.write,
+        walk_level: abort.on_walk.then_some(0),
     };
-    let far = hw::far_el2();
-    enter_el1(vcpu, |el1| inject::external_abort(el1, Abort { kind, far }));
+    take(vcpu, cause);
 }
 
-/// Performs the exception entry that `how` computes, on the loaded `vcpu`.
-fn enter_el1(vcpu: &mut Vcpu, how: impl FnOnce(&inject::El1) -> inject::Entry) {
-    let entry = how(&inject::El1 {
-        pc: vcpu.pc,
-        pstate: vcpu.pstate,
-        vbar: hw::vbar_el1(),
-        sctlr: hw::sctlr_el1(),
-    });
-    hw::set_elr_el1(vcpu.pc);
-    hw::set_spsr_el1(vcpu.pstate);
-    hw::set_esr_el1(entry.esr);
-    if let Some(far) = entry.far {
+/// Performs the entry to EL1 that `cause` asks for, on the loaded `vcpu`.
+fn take(vcpu: &mut Vcpu, cause: Cause) {
+    vcpu.count(ExitClass::Injected);
+    let entered = inject::take(
+        cause,
+        Stopped {
+            pc: vcpu.pc,
+            pstate: vcpu.pstate,
+            vbar: hw::vbar_el1(),
+            sctlr: hw::sctlr_el1(),
+            fields: world::pstate_fields(),
+        },
+    );
+    hw::set_elr_el1(entered.elr);
+    hw::set_spsr_el1(entered.spsr);
+    hw::set_esr_el1(entered.esr);
+    if let Some(far) = entered.far {
         hw::set_far_el1(far);
     }
-    vcpu.pc = entry.pc;
-    vcpu.pstate = entry.pstate;
+    vcpu.pc = entered.pc;
+    vcpu.pstate = entered.pstate;
 }
 
 /// A guest's asynchronous abort: the machine's memory or a device failed under it.

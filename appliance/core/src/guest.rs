@@ -105,6 +105,7 @@ impl core::ops::Deref for Vcpu {
 
 /// What every core may touch of a vCPU: atomics, locks, and what never changes.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct VcpuControl {
     /// Its VM.
     vm: NonNull<Vm>,

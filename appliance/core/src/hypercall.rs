@@ -1,9 +1,13 @@
 //! HVC and SMC of guests: PSCI, SMCCC discovery, and root's core calls.
 
-use ::vcpu::psci::{self, Power, PowerOn, Reply};
+use ::vcpu::power::{Busy, PowerState};
+use ::vcpu::psci::Power;
+use ::vcpu::reset;
+use ::vcpu::smccc::{self as calls_of_guests, Reply};
 use guest_abi::core_call::{CoreCall, VmState};
+use guest_abi::map::RAM_BASE;
 
-use crate::guest::{Run, Vcpu, Vm};
+use crate::guest::{Run, Vcpu, VcpuControl, Vm};
 use crate::{calls, epitaph, schedule};
 
 /// The immediate is ignored, as SMCCC asks (DEN 0028, 2.9: nonzero is reserved).
@@ -25,11 +29,8 @@ pub(crate) fn smc(vcpu: &mut Vcpu) {
 
 fn smccc(vcpu: &mut Vcpu, id: u32) {
     let [_, a, b, c, ..] = vcpu.gpr;
-    let mut machine = Machine {
-        vm: vcpu.vm(),
-        caller: vcpu.index,
-    };
-    match psci::handle(id, [a, b, c], &mut machine) {
+    let mut machine = Vcpus(vcpu.vm());
+    match calls_of_guests::handle(id, [a, b, c], &mut machine) {
         Reply::Return(x0) => vcpu.set_reg(0, x0),
         Reply::Return4(values) => {
             for (n, value) in (0..).zip(values) {
@@ -67,39 +68,38 @@ fn end(vcpu: &Vcpu, state: VmState) {
     epitaph::stop()
 }
 
-struct Machine {
-    vm: &'static Vm,
-    caller: usize,
-}
+/// The vCPUs of the caller's VM, as PSCI sees them.
+struct Vcpus(&'static Vm);
 
-impl Power for Machine {
-    fn turn_on(&mut self, mpidr: u64, pc: u64, context: u64) -> PowerOn {
-        let Some(target) = self.find(mpidr).and_then(|index| self.vm.vcpu(index)) else {
-            return PowerOn::NoSuchCpu;
-        };
-        if schedule::power_on(target, pc, context) {
-            PowerOn::Started
-        } else if target.start.lock().is_some() {
-            PowerOn::Pending
+impl Power for Vcpus {
+    type Target = &'static VcpuControl;
+
+    fn target(&self, affinity: u64) -> Option<Self::Target> {
+        let index = (0..self.0.vcpus).find(|n| reset::affinity(*n as u32) == affinity)?;
+        self.0.vcpu(index)
+    }
+
+    fn is_entry(&self, ipa: u64) -> bool {
+        ipa & 3 == 0 && ipa >= RAM_BASE && ipa - RAM_BASE < self.0.ram_bytes
+    }
+
+    fn state(&self, target: Self::Target) -> PowerState {
+        if target.start.lock().is_some() {
+            PowerState::Pending
+        } else if target.run() == Run::Off {
+            PowerState::Off
         } else {
-            PowerOn::AlreadyOn
+            PowerState::On
         }
     }
 
-    fn is_on(&self, mpidr: u64) -> Option<bool> {
-        let target = self.find(mpidr).and_then(|index| self.vm.vcpu(index))?;
-        Some(target.run() != Run::Off)
-    }
-
-    fn entry_is_valid(&self, pc: u64) -> bool {
-        let base = guest_abi::map::RAM_BASE;
-        pc & 3 == 0 && pc >= base && pc - base < self.vm.ram_bytes
-    }
-}
-
-impl Machine {
-    fn find(&self, mpidr: u64) -> Option<usize> {
-        let _ = self.caller;
-        (0..self.vm.vcpus).find(|n| vgic::mpidr(*n as u32) & 0xff_00ff_ffff == mpidr)
+    fn start(&mut self, target: Self::Target, entry: u64, context: u64) -> Result<(), Busy> {
+        if schedule::power_on(target, entry, context) {
+            Ok(())
+        } else if self.state(target) == PowerState::Pending {
+            Err(Busy::OnPending)
+        } else {
+            Err(Busy::AlreadyOn)
+        }
     }
 }

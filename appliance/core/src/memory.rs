@@ -76,8 +76,9 @@ pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
     // SAFETY: 1. the range is RAM behind the image, mapped in the linear map, and (by the
     // assertion) inside one bank; 2. it is taken out of what is donated below, so nothing
     // else refers to it; 3. the words are written before they are read.
+    unsafe { core::ptr::write_bytes((PHYSMAP + meta_pa) as *mut u8, 0, meta_bytes as usize) };
+    // SAFETY: as above.
     let meta = unsafe {
-        core::ptr::write_bytes((PHYSMAP + meta_pa) as *mut u8, 0, meta_bytes as usize);
         core::slice::from_raw_parts_mut((PHYSMAP + meta_pa) as *mut u64, meta_bytes as usize / 8)
     };
     let mut pool = Pool::new(meta, base, frames).expect("records are as large as asked for");

@@ -1,7 +1,7 @@
 //! Loads and stores of guests that hit a device: the routing, and nothing else.
 
-use ::vcpu::Mmio;
-use arch::Ipa;
+use ::vcpu::exit::Access;
+use arch::{Ipa, Width};
 use guest_abi::core_call::ExitClass;
 use guest_abi::map::{
     GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, RTC_BASE, UART_BASE, UART_BYTES, UART_INTID,
@@ -43,20 +43,19 @@ fn device(ipa: u64, vcpus: usize) -> Device {
 }
 
 /// Performs the access and moves past it.
-pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, mmio: Mmio) {
-    let vm = vcpu.vm();
-    let device = device(ipa.raw(), vm.vcpus);
-    if mmio.write {
-        let value = mmio.store_value(vcpu.reg(mmio.register));
-        store(vcpu, device, mmio, value);
+pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
+    let device = device(ipa.raw(), vcpu.vm().vcpus);
+    if write {
+        let value = vcpu.reg(access.register) & access.width.mask();
+        store(vcpu, device, access.width, value);
     } else {
-        let value = load(vcpu, device, mmio);
-        vcpu.set_reg(mmio.register, mmio.load_value(value));
+        let value = load(vcpu, device, access.width);
+        vcpu.set_reg(access.register, access.extend(value));
     }
     exits::skip(vcpu);
 }
 
-fn load(vcpu: &mut Vcpu, device: Device, mmio: Mmio) -> u64 {
+fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
     let vm = vcpu.vm();
     match device {
         Device::Distributor(offset) => {
@@ -64,7 +63,7 @@ fn load(vcpu: &mut Vcpu, device: Device, mmio: Mmio) -> u64 {
             if vgic::reads_live_state(offset) {
                 world::sync(vcpu);
             }
-            vm.vgic.lock().dist_read(offset, mmio.width)
+            vm.vgic.lock().dist_read(offset, width)
         }
         Device::Redistributor { vcpu: n, offset } => {
             vcpu.count(ExitClass::Gic);
@@ -72,7 +71,7 @@ fn load(vcpu: &mut Vcpu, device: Device, mmio: Mmio) -> u64 {
                 world::sync(vcpu);
                 world::sync_timers(vcpu);
             }
-            vm.vgic.lock().redist_read(n, offset, mmio.width)
+            vm.vgic.lock().redist_read(n, offset, width)
         }
         Device::Uart(offset) => {
             vcpu.count(ExitClass::Uart);
@@ -85,7 +84,7 @@ fn load(vcpu: &mut Vcpu, device: Device, mmio: Mmio) -> u64 {
         }
         Device::Clock(offset) => {
             vcpu.count(ExitClass::Unclaimed);
-            u64::from(vm.clock.lock().read(offset, timer::wall_clock_seconds()))
+            u64::from(vm.clock.lock().read(offset, u64::from(timer::wall_clock_seconds())))
         }
         Device::Nothing => {
             vcpu.count(ExitClass::Unclaimed);
@@ -94,17 +93,17 @@ fn load(vcpu: &mut Vcpu, device: Device, mmio: Mmio) -> u64 {
     }
 }
 
-fn store(vcpu: &mut Vcpu, device: Device, mmio: Mmio, value: u64) {
+fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
     let vm = vcpu.vm();
     let kick = match device {
         Device::Distributor(offset) => {
             vcpu.count(ExitClass::Gic);
-            vm.vgic.lock().dist_write(offset, mmio.width, value)
+            vm.vgic.lock().dist_write(offset, width, value)
         }
         Device::Redistributor { vcpu: n, offset } => {
             vcpu.count(ExitClass::Gic);
             world::sync_timers(vcpu);
-            vm.vgic.lock().redist_write(n, offset, mmio.width, value)
+            vm.vgic.lock().redist_write(n, offset, width, value)
         }
         Device::Uart(offset) => {
             vcpu.count(ExitClass::Uart);
@@ -122,7 +121,7 @@ fn store(vcpu: &mut Vcpu, device: Device, mmio: Mmio, value: u64) {
             vcpu.count(ExitClass::Unclaimed);
             vm.clock
                 .lock()
-                .write(offset, value as u32, timer::wall_clock_seconds());
+                .write(offset, value as u32, u64::from(timer::wall_clock_seconds()));
             return;
         }
         Device::Nothing => {

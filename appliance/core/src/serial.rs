@@ -1,6 +1,7 @@
 //! The UART a guest sees, between the model and the rings shared with root; and root's
 //! own, which prints lines on the machine's console.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use guest_abi::vm_shared::{CONSOLE_IN_BYTES, CONSOLE_OUT_BYTES, VmShared};
@@ -19,7 +20,7 @@ const LINE_BYTES: usize = 256;
 pub(crate) struct Serial {
     pub(crate) pl011: Pl011,
     /// CNTPCT_EL0 since when the ring has been full.
-    full_since: Option<u64>,
+    full_since: Cell<Option<u64>>,
     /// The interrupt line as last reported.
     line: bool,
 }
@@ -27,7 +28,7 @@ pub(crate) struct Serial {
 /// The rings, as the model's wires.
 struct Rings<'a> {
     shared: &'a VmShared,
-    full_since: &'a mut Option<u64>,
+    full_since: &'a Cell<Option<u64>>,
     /// Something was put into a ring that was empty.
     news: bool,
 }
@@ -43,18 +44,20 @@ impl Rings<'_> {
 }
 
 impl Port for Rings<'_> {
-    fn can_send(&mut self) -> bool {
-        if self.out_used() < CONSOLE_OUT_BYTES {
-            *self.full_since = None;
-            return true;
+    fn room(&self) -> usize {
+        let used = self.out_used();
+        if used < CONSOLE_OUT_BYTES {
+            self.full_since.set(None);
+            return CONSOLE_OUT_BYTES - used;
         }
         // Root may be dead or slow. The guest waits a while, then loses bytes, not time.
         let now = hw::cntpct();
-        let since = *self.full_since.get_or_insert(now);
-        now.wrapping_sub(since) > timer::ticks(PATIENCE_NS)
+        let since = self.full_since.get().unwrap_or(now);
+        self.full_since.set(Some(since));
+        usize::from(now.wrapping_sub(since) > timer::ticks(PATIENCE_NS))
     }
 
-    fn send(&mut self, byte: u8) {
+    fn push(&mut self, byte: u8) {
         let used = self.out_used();
         if used >= CONSOLE_OUT_BYTES {
             self.shared.out_dropped.fetch_add(1, Ordering::Relaxed);
@@ -74,13 +77,18 @@ impl Port for Rings<'_> {
         self.news |= used == 0;
     }
 
-    fn receive(&mut self) -> Option<u8> {
+    fn waiting(&self) -> usize {
         let head = self.shared.in_head.load(Ordering::Acquire);
         let tail = self.shared.in_tail.load(Ordering::Relaxed);
         let used = head.wrapping_sub(tail) as usize;
-        if used == 0 || used > CONSOLE_IN_BYTES {
+        if used > CONSOLE_IN_BYTES { 0 } else { used }
+    }
+
+    fn pull(&mut self) -> Option<u8> {
+        if self.waiting() == 0 {
             return None;
         }
+        let tail = self.shared.in_tail.load(Ordering::Relaxed);
         let byte = self
             .shared
             .in_ring
@@ -107,41 +115,38 @@ pub(crate) struct After {
 impl Serial {
     /// Performs a load.
     pub(crate) fn read(&mut self, shared: &VmShared, offset: u64) -> (u64, After) {
-        let (pl011, mut rings) = self.parts(shared);
-        let value = pl011.read(offset, &mut rings);
-        let news = rings.news;
-        (u64::from(value), self.after(news))
+        self.with(shared, |pl011, rings| u64::from(pl011.read(offset, rings)))
     }
 
     /// Performs a store.
     pub(crate) fn write(&mut self, shared: &VmShared, offset: u64, value: u64) -> After {
-        let (pl011, mut rings) = self.parts(shared);
-        pl011.write(offset, value as u32, &mut rings);
-        let news = rings.news;
-        self.after(news)
+        self.with(shared, |pl011, rings| {
+            pl011.write(offset, value as u32, rings)
+        })
+        .1
     }
 
     /// Looks at the rings again, after root did something to them.
     pub(crate) fn poll(&mut self, shared: &VmShared) -> Level {
-        let (pl011, mut rings) = self.parts(shared);
-        pl011.poll(&mut rings);
-        self.after(false).line
+        self.with(shared, |_, _| ()).1.line
     }
 
-    fn parts<'a>(&'a mut self, shared: &'a VmShared) -> (&'a mut Pl011, Rings<'a>) {
-        let rings = Rings {
+    fn with<T>(
+        &mut self,
+        shared: &VmShared,
+        access: impl FnOnce(&mut Pl011, &mut Rings<'_>) -> T,
+    ) -> (T, After) {
+        let mut rings = Rings {
             shared,
-            full_since: &mut self.full_since,
+            full_since: &self.full_since,
             news: false,
         };
-        (&mut self.pl011, rings)
-    }
-
-    fn after(&mut self, news: bool) -> After {
-        let high = self.pl011.irq_level();
+        let value = access(&mut self.pl011, &mut rings);
+        let news = rings.news;
+        let high = self.pl011.irq_level(&rings);
         let moved = core::mem::replace(&mut self.line, high) != high;
         let line = if high { Level::High } else { Level::Low };
-        After { line, moved, news }
+        (value, After { line, moved, news })
     }
 }
 

@@ -8,12 +8,13 @@ use crate::guest::Vcpu;
 core::arch::global_asm!(include_str!("vectors.S"));
 
 unsafe extern "C" {
-    fn enter_guest(vcpu: *mut Vcpu) -> !;
+    /// The argument is a `*mut Vcpu`.
+    fn enter_guest(vcpu: u64) -> !;
 }
 
 /// Enters a guest and does not come back: from now on exits call core.
 pub(crate) fn enter(vcpu: *mut Vcpu) -> ! {
     // SAFETY: `schedule::choose` returned it: loaded on this core, and ready to run. The
     // stack below is never returned to; exits start over at its top.
-    unsafe { enter_guest(vcpu) }
+    unsafe { enter_guest(vcpu as u64) }
 }
