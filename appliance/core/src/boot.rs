@@ -39,7 +39,11 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
     let bundle = bundle(&info, image_pa + image_bytes);
     let image_end = bundle.map_or(image_pa + image_bytes, Range::end);
     let image = Range::new(image_pa, image_end - image_pa).expect("the image is mapped");
-    memory::init(&info, image, &[tree_range, info.initrd.unwrap_or(tree_range)]);
+    memory::init(
+        &info,
+        image,
+        &[tree_range, info.initrd.unwrap_or(tree_range)],
+    );
     gic::init(&info.gic);
     Machine { info, bundle }
 }
@@ -66,8 +70,7 @@ fn bundle(info: &BootInfo, pa: u64) -> Option<Range> {
     let bytes = bank.end() - pa;
     // SAFETY: RAM behind the image is mapped and not yet the pool's; what is no bundle is
     // refused.
-    let rest =
-        unsafe { core::slice::from_raw_parts((PHYSMAP + pa) as *const u8, bytes as usize) };
+    let rest = unsafe { core::slice::from_raw_parts((PHYSMAP + pa) as *const u8, bytes as usize) };
     let bundle = Bundle::parse(rest).ok()?;
     Range::new(pa, bundle.total_bytes() as u64)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result};
 use qemu::paths;
 
-use crate::shell::{cargo, command};
+use crate::shell::{cargo, cargo_terse, command};
 use crate::toolchain::{self, TARGET};
 use crate::workspace;
 
@@ -19,7 +19,8 @@ pub(crate) fn appliance() -> Result<()> {
     cargo(toolchain::cargo("build")?.args(["--release", "-p", "skete-core"]))?;
     let root = match workspace::other(ROOT, "build")? {
         Some(mut root) => {
-            cargo(&mut root)?;
+            // Hermit's source is patched in place, so that its warnings are shown as if ours.
+            cargo_terse(&mut root)?;
             Some(read(&root_elf())?)
         }
         None => None,

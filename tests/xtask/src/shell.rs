@@ -42,8 +42,24 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     )
 }
 
-/// Runs cargo, and passes on what it says only when it has something to do.
+/// Runs cargo, and passes on what it says unless it has nothing to do.
 pub(crate) fn cargo(command: &mut Command) -> Result<()> {
+    cargo_showing(command, |line| !line.contains("Finished"))
+}
+
+/// Runs cargo, and passes on only what it is doing, but everything if it fails: for code that
+/// is not ours and has warnings.
+pub(crate) fn cargo_terse(command: &mut Command) -> Result<()> {
+    cargo_showing(command, |line| {
+        let verb = line.trim_start_matches(|letter: char| !letter.is_ascii_uppercase());
+        line.starts_with(['\u{1b}', ' '])
+            && ["Compiling", "Building", "Downloading", "Checking"]
+                .iter()
+                .any(|word| verb.starts_with(word))
+    })
+}
+
+fn cargo_showing(command: &mut Command, show: impl Fn(&str) -> bool) -> Result<()> {
     if std::io::stderr().is_terminal() {
         command.env("CARGO_TERM_COLOR", "always");
     }
@@ -53,15 +69,19 @@ pub(crate) fn cargo(command: &mut Command) -> Result<()> {
         .spawn()
         .context("cargo cannot be run")?;
     let stderr = child.stderr.take().context("asked for above")?;
+    let mut kept = Vec::new();
     for line in BufReader::new(stderr).lines() {
         let line = line?;
-        if !line.contains("Finished") {
+        if show(&line) {
             eprintln!("{line}");
+        } else {
+            kept.push(line);
         }
     }
     if child.wait()?.success() {
         return Ok(());
     }
+    eprintln!("{}", kept.join("\n"));
     bail!("{} failed", words(command))
 }
 

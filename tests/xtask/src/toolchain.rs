@@ -25,12 +25,7 @@ pub(crate) fn prepare() -> Result<()> {
     }
     if has("rustup") {
         eprintln!("setup: installing the Rust target {TARGET}");
-        if run(&mut command(
-            "rustup",
-            &["--quiet", "target", "add", TARGET],
-        ))
-        .is_ok()
-        {
+        if output(&mut command("rustup", &["target", "add", TARGET])).is_ok() {
             return Ok(());
         }
     }
