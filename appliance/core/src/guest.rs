@@ -452,6 +452,15 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     unsafe { vm.write(value) };
     // SAFETY: just written, and never moved or freed while it is in the table.
     let vm: &'static Vm = unsafe { &*vm };
+    {
+        let mut vgic = vm.vgic.lock();
+        for index in 0..plan.vcpus {
+            for timer in [map::VTIMER_INTID, map::PTIMER_INTID] {
+                // Nothing is active yet, so nobody needs to be told.
+                let _ = vgic.set_hardware(index, timer, Some(timer));
+            }
+        }
+    }
     vm.shared()
         .state
         .store(VmState::Built as u32, Ordering::Release);

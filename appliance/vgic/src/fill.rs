@@ -36,7 +36,8 @@ impl Best {
         if self.len < LRS_MAX {
             self.len = self.len.wrapping_add(1);
         }
-        if let Some(tail) = self.chosen.get_mut(at..self.len) {
+        // Past the last place there is nothing to move: `new` is the one that falls out.
+        if let Some(tail @ [_, ..]) = self.chosen.get_mut(at..self.len) {
             tail.rotate_right(1);
             if let Some(first) = tail.first_mut() {
                 *first = new;
@@ -211,5 +212,22 @@ impl Vgic {
         if word != 0 && share.holds & bit == 0 {
             v.set_holds(word, share.holds | bit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_beyond_the_last_place_fall_out() {
+        let mut best = Best::new();
+        for intid in 0..40 {
+            best.offer(Choice { key: 0xa0, intid });
+        }
+        assert_eq!(best.first(40).count(), LRS_MAX);
+        assert_eq!(best.first(1).next().map(|c| c.intid), Some(0));
+        best.offer(Choice { key: 0, intid: 99 });
+        assert_eq!(best.first(1).next().map(|c| c.intid), Some(99));
     }
 }
