@@ -15,6 +15,7 @@ pub mod event;
 pub mod host;
 pub mod image;
 pub mod limits;
+pub mod magic;
 pub mod names;
 pub mod operation;
 pub mod problem;

@@ -112,7 +112,6 @@ codes! {
     ImageIncomplete "image_incomplete" 409 Client false "The image is not complete.";
     UploadOffset "upload_offset" 409 Client false "The upload does not continue where the last one ended.";
     UploadSuperseded "upload_superseded" 409 Client false "Another upload of this image took over.";
-    RequestInProgress "request_in_progress" 409 Client true "A request with this Idempotency-Key is under way.";
     LengthRequired "length_required" 411 Client false "Content-Length is required.";
     PreconditionFailed "precondition_failed" 412 Client false "The resource has changed.";
     BodyTooLarge "body_too_large" 413 Client false "The body is too large.";
