@@ -44,8 +44,8 @@ pub(crate) fn demo(machine: &MachineArgs, check: bool) -> Result<()> {
     let guest_memory = format!("{}M", guest_bytes >> 20);
     let kernel = relative(&paths::guest_kernel());
     let initrd = relative(&paths::guest_initrd());
-    skete_cli(&["image", "push", KERNEL, &kernel, "--kind", "kernel"])?;
-    skete_cli(&["image", "push", INITRD, &initrd, "--kind", "initrd"])?;
+    skete_cli(&["image", "push", &kernel, "--name", KERNEL])?;
+    skete_cli(&["image", "push", &initrd, "--name", INITRD])?;
     skete_cli(&[
         "vm",
         "create",
