@@ -5,7 +5,7 @@
 //! address that the hardware does not vouch for is `None`.
 
 use crate::sysreg::Register;
-use arch::Ipa;
+use arch::{Ipa, Width};
 
 /// Why the guest stopped, with everything needed to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,41 +81,6 @@ pub enum Wait {
     Wfet,
 }
 
-/// Width of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Width {
-    /// One byte.
-    Byte,
-    /// Two bytes.
-    Half,
-    /// Four bytes.
-    Word,
-    /// Eight bytes.
-    Double,
-}
-
-impl Width {
-    /// Returns the number of bytes.
-    pub const fn bytes(self) -> u64 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
-    }
-
-    /// Returns `value` without the bits above this width.
-    pub const fn truncate(self, value: u64) -> u64 {
-        match self {
-            Self::Byte => value & 0xff,
-            Self::Half => value & 0xffff,
-            Self::Word => value & 0xffff_ffff,
-            Self::Double => value,
-        }
-    }
-}
-
 /// What the hardware says of a load or store (ISS.ISV = 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -132,7 +97,7 @@ pub struct Access {
 impl Access {
     /// Returns what the register holds after a load found `value` on the bus.
     pub const fn extend(self, value: u64) -> u64 {
-        let value = self.width.truncate(value);
+        let value = value & self.width.mask();
         if !self.sign_extend {
             return value;
         }
