@@ -1,6 +1,7 @@
 //! Syndromes against DDI 0487 D24.2.40, with literal bit positions. (RELIABILITY C11, host half.)
 
-use vcpu::exit::{Access, DataAbort, Exit, Fault, InstructionAbort, Wait, Width};
+use arch::Width;
+use vcpu::exit::{Access, DataAbort, Exit, Fault, InstructionAbort, Wait};
 use vcpu::sysreg::Register;
 
 /// HPFAR_EL2 for IPA 0x9_0909_a000 and FAR_EL2 for VA 0xffff_8000_1234_5678.

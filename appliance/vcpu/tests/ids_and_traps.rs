@@ -46,10 +46,10 @@ fn of_a_core_that_has_everything_only_listed_fields_are_shown() {
     assert_eq!(ids.get(IdReg::Pfr1), 0xff);
     assert_eq!(ids.get(IdReg::Dfr0), 0x0000_00f0_f0f0_f006);
     assert_eq!(ids.get(IdReg::Isar0), 0xffff_ffff_f0ff_fff0);
-    assert_eq!(ids.get(IdReg::Isar1), 0x00ff_ffff_00ff_f00f);
-    assert_eq!(ids.get(IdReg::Isar2), 0x0fff_0f00_f0f0_00f0);
+    assert_eq!(ids.get(IdReg::Isar1), 0x0fff_ffff_00ff_f00f);
+    assert_eq!(ids.get(IdReg::Isar2), 0x0fff_0f00_f0f0_00ff);
     // TGran4 = 15 is "no 4 KiB granule", and stays.
-    assert_eq!(ids.get(IdReg::Mmfr0), 0x0000_0000_ff10_00f5);
+    assert_eq!(ids.get(IdReg::Mmfr0), 0x1000_0000_ff10_00f5);
     assert_eq!(ids.get(IdReg::Mmfr1), 0xf00f_f0f0_00f0_f002);
     assert_eq!(ids.get(IdReg::Mmfr2), 0xf0ff_00ff_f0f0_0ff0);
 }
@@ -69,6 +69,14 @@ fn lpa2_is_never_shown() {
     for (tgran16, shown) in [(0, 0), (1, 1), (2, 1)] {
         let ids = only(IdReg::Mmfr0, 20, tgran16);
         assert_eq!(ids.get(IdReg::Mmfr0) >> 20 & 15, shown, "TGran16 {tgran16}");
+    }
+}
+
+#[test]
+fn of_enhanced_counters_the_guests_part_alone_is_shown() {
+    for (ecv, shown) in [(0, 0), (1, 1), (2, 1)] {
+        let ids = only(IdReg::Mmfr0, 60, ecv);
+        assert_eq!(ids.get(IdReg::Mmfr0) >> 60, shown, "ECV {ecv}");
     }
 }
 
@@ -107,11 +115,9 @@ fn features_that_would_need_help_are_hidden() {
         ("GPA", IdReg::Isar1, 24, 1),
         ("GPI", IdReg::Isar1, 28, 1),
         ("LS64", IdReg::Isar1, 60, 3),
-        ("WFxT", IdReg::Isar2, 0, 2),
         ("APA3", IdReg::Isar2, 12, 5),
         ("MOPS", IdReg::Isar2, 16, 1),
         ("FGT", IdReg::Mmfr0, 56, 1),
-        ("ECV", IdReg::Mmfr0, 60, 2),
         ("VMIDBits", IdReg::Mmfr1, 4, 2),
         ("VH", IdReg::Mmfr1, 8, 1),
         ("LO", IdReg::Mmfr1, 16, 1),
@@ -136,6 +142,9 @@ fn plain_instructions_are_shown() {
         ("RDM", IdReg::Isar0, 28, 1),
         ("DP", IdReg::Isar0, 44, 1),
         ("RNDR", IdReg::Isar0, 60, 1),
+        ("XS", IdReg::Isar1, 56, 1),
+        ("WFxT", IdReg::Isar2, 0, 2),
+        ("ECV", IdReg::Mmfr0, 60, 1),
         ("I8MM", IdReg::Isar1, 52, 1),
         ("BT", IdReg::Pfr1, 0, 1),
         ("SSBS", IdReg::Pfr1, 4, 2),
@@ -170,6 +179,7 @@ fn a_core_of_armv8_0_gets_the_traps_of_armv8_0() {
         mdcr: 0x0e66,
         hstr: 0xbfef,
         cnthctl: 3,
+        mpam2: None,
     };
     assert_eq!(values(features), expected);
 }
@@ -205,6 +215,9 @@ fn features_are_read_from_their_fields() {
         Features::detect(ids, 0, false)
     };
     assert_eq!(pfr0(1 << 28), Features { ras: true, ..none });
+    let mpam = Features { mpam: true, ..none };
+    assert_eq!(pfr0(1 << 40), mpam);
+    assert_eq!(values(mpam).mpam2, Some(3 << 48));
     let pfr1 = |pfr1| {
         let ids = HardwareIds {
             pfr1,
@@ -213,6 +226,7 @@ fn features_are_read_from_their_fields() {
         Features::detect(ids, 0, false)
     };
     assert_eq!(pfr1(1 << 8), none);
+    assert_eq!(pfr1(1 << 16), mpam);
     assert_eq!(pfr1(2 << 8), Features { mte2: true, ..none });
     let dfr0 = |dfr0| {
         let ids = HardwareIds {

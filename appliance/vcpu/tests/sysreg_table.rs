@@ -228,6 +228,7 @@ fn fields_survive_packing() {
     let register = Register::new(3, 7, 15, 15, 7);
     assert_eq!(register.index(), 0xffff);
     assert_eq!(Register::new(2, 1, 3, 5, 6).fields(), (2, 1, 3, 5, 6));
+    assert_eq!(Register::ICC_SGI1R_EL1.to_string(), "s3_0_c12_c11_5");
     assert_eq!(Register::ICC_SGI1R_EL1.fields(), (3, 0, 12, 11, 5));
     assert_eq!(Register::ICC_SGI0R_EL1.fields(), (3, 0, 12, 11, 7));
     assert_eq!(Register::ICC_ASGI1R_EL1.fields(), (3, 0, 12, 11, 6));
