@@ -11,8 +11,6 @@ const SGI: u32 = 5;
 const SAMPLES: usize = 64;
 /// Time for the receiver to be asleep again, in nanoseconds.
 const SETTLE_NS: u64 = 50_000;
-/// Yields before giving up on an answer.
-const PATIENCE: u64 = 10_000_000;
 
 static READY: AtomicBool = AtomicBool::new(false);
 static DONE: AtomicBool = AtomicBool::new(false);
@@ -37,7 +35,7 @@ pub(crate) fn run() {
         return;
     }
     let status = smp::start(1, receiver);
-    if status != psci::SUCCESS || !smp::wait(PATIENCE, || READY.load(Ordering::Acquire)) {
+    if status != psci::SUCCESS || !smp::wait(|| READY.load(Ordering::Acquire)) {
         println!("# ipi: vCPU 1 does not start, CPU_ON {status}");
         return;
     }
@@ -47,7 +45,7 @@ pub(crate) fn run() {
         let before = gic::taken(1);
         let sent = timer::now();
         gic::send_sgi(SGI, 1 << 1);
-        if !smp::wait(PATIENCE, || gic::taken(1) != before) {
+        if !smp::wait(|| gic::taken(1) != before) {
             println!("# ipi: no answer");
             return;
         }
@@ -56,7 +54,7 @@ pub(crate) fn run() {
     measure::report_median("ipi", &mut samples);
     DONE.store(true, Ordering::Release);
     gic::send_sgi(SGI, 1 << 1);
-    smp::wait_off(1, PATIENCE);
+    smp::wait_off(1);
 }
 
 fn to_self() {
@@ -66,7 +64,7 @@ fn to_self() {
         let before = gic::taken(0);
         let sent = timer::now();
         gic::send_sgi(SGI, 1 << 0);
-        if !smp::wait(PATIENCE, || gic::taken(0) != before) {
+        if !smp::wait(|| gic::taken(0) != before) {
             println!("# ipi_self: no answer");
             cpu::mask_irq();
             return;

@@ -55,7 +55,7 @@ fn main() -> ! {
     wait_for_timer();
     cpu::unmask_irq();
     gic::send_sgi(3, 1);
-    let seen = payload::smp::wait(1_000_000, || gic::count(0, 3) == 1);
+    let seen = payload::smp::wait(|| gic::count(0, 3) == 1);
     println!("sgi_self {seen}");
     println!("BYE");
     psci::system_off()
@@ -73,7 +73,7 @@ fn wait_for_timer() {
     }
     cpu::unmask_irq();
     let slept = timer::now() - before;
-    let ran = payload::smp::wait(1_000_000, || gic::count(0, timer.intid()) == 1);
+    let ran = payload::smp::wait(|| gic::count(0, timer.intid()) == 1);
     cpu::mask_irq();
     println!("wfi_timer ticks {slept} interrupt {ran}");
 }

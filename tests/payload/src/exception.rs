@@ -1,7 +1,9 @@
 //! What happens at an exception: an expected one is noted and stepped over, an interrupt
 //! is handled, anything else ends the guest with a report.
 
-use crate::{cpu, gic, println, psci, test};
+#![expect(unsafe_code, reason = "crash_for_ever branches away")]
+
+use crate::{cpu, gic, mem, println, psci, test};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use guest_abi::map::VCPUS_MAX;
@@ -43,6 +45,8 @@ pub struct Fault {
 impl Fault {
     /// Exception class of an unknown or undefined instruction (DDI 0487, ESR_ELx.EC).
     pub const UNDEFINED: u64 = 0x00;
+    /// Exception class of a trapped MSR or MRS.
+    pub const TRAPPED_REGISTER: u64 = 0x18;
     /// Exception class of an instruction abort from the same level.
     pub const INSTRUCTION_ABORT: u64 = 0x21;
     /// Exception class of a data abort from the same level.
@@ -61,8 +65,18 @@ impl Fault {
     }
 
     /// Returns whether the instruction was undefined, with the syndrome this has.
+    ///
+    /// With FEAT_IDST an access in the identification space (op0 3, CRn 0, op1 not 4 and up)
+    /// has class 0x18 and says which.
     pub const fn is_undefined(&self) -> bool {
-        self.class() == Self::UNDEFINED && self.esr & 0x1ff_ffff == 0
+        let iss = self.esr & 0x1ff_ffff;
+        match self.class() {
+            Self::UNDEFINED => iss == 0,
+            Self::TRAPPED_REGISTER => {
+                iss >> 20 & 3 == 3 && iss >> 14 & 7 < 4 && iss >> 10 & 15 == 0
+            }
+            _ => false,
+        }
     }
 
     /// Returns whether this is a synchronous external abort on a load or store.
@@ -92,9 +106,8 @@ static EXPECTED: [Expectation; VCPUS_MAX as usize] = [const {
 
 /// Runs `f`, stepping over every instruction that takes a synchronous exception.
 ///
-/// Returns what `f` returned, or the first fault. After an instruction abort the vCPU goes
-/// on at x30, that is after the call that jumped there; after anything else at the next
-/// instruction. Does not nest.
+/// Returns what `f` returned, or the first fault. Outside the image the vCPU goes on at x30,
+/// that is after the call that jumped there; inside at the next instruction. Does not nest.
 pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Fault> {
     let expected = &EXPECTED[cpu::index()];
     expected.hits.store(0, Ordering::Relaxed);
@@ -123,9 +136,11 @@ pub(crate) fn taken(frame: &mut Frame) {
                 expected.elr.store(frame.elr, Ordering::Relaxed);
             }
             expected.hits.store(hits + 1, Ordering::Relaxed);
-            frame.elr = match frame.esr >> 26 & 0x3f {
-                Fault::INSTRUCTION_ABORT => frame.x[30],
-                _ => frame.elr.wrapping_add(4),
+            let (start, end) = mem::image();
+            frame.elr = if (start..end).contains(&frame.elr) {
+                frame.elr.wrapping_add(4)
+            } else {
+                frame.x[30]
             };
         }
         _ => die(format_args!("unexpected exception\n{frame}")),
@@ -144,6 +159,24 @@ impl fmt::Display for Frame {
             write!(f, "x{n:<2} {x:#018x}{end}")?;
         }
         Ok(())
+    }
+}
+
+/// Takes exceptions for ever: jumps to `nowhere`, with the vectors there too.
+///
+/// Every fetch of the vector aborts and goes to the same vector. Where there is memory at
+/// `nowhere` after all, what happens is what that memory says.
+pub fn crash_for_ever(nowhere: u64) -> ! {
+    let (start, end) = mem::image();
+    assert!(!(start..end).contains(&nowhere), "that is code of ours");
+    // SAFETY: No instruction of the program runs after the branch, so that nothing of it
+    // can be broken.
+    unsafe {
+        core::arch::asm!(
+            "msr vbar_el1, {nowhere}", "isb", "br {nowhere}",
+            nowhere = in(reg) nowhere,
+            options(noreturn)
+        )
     }
 }
 

@@ -39,6 +39,8 @@ pub const ISACTIVER: u64 = 0x300;
 pub const ICACTIVER: u64 = 0x380;
 /// Priorities, a byte each.
 pub const IPRIORITYR: u64 = 0x400;
+/// Group modifiers.
+pub const IGRPMODR: u64 = 0xd00;
 /// Configuration: edge or level.
 pub const ICFGR: u64 = 0xc00;
 /// Routing, eight bytes each.
@@ -123,15 +125,23 @@ pub fn redistributor(index: usize) -> u64 {
     GICR_BASE + GICR_STRIDE * index as u64
 }
 
-/// Switches the distributor on, with every SPI in group 1, disabled, and priority 0xa0.
+/// Switches the distributor on, with every SPI in group 1, level-sensitive, disabled, not
+/// pending, not active, and of priority 0xa0.
 pub fn init_distributor() {
     mem::write32(GICD_BASE + GICD_CTLR, 0);
-    for word in 1..u64::from(INTIDS) / 32 {
-        mem::write32(GICD_BASE + ICENABLER + word * 4, 0xffff_ffff);
-        mem::write32(GICD_BASE + IGROUPR + word * 4, 0xffff_ffff);
+    let words = (mem::read32(GICD_BASE + GICD_TYPER) & 31) + 1;
+    for word in 1..words {
+        let at = GICD_BASE + word * 4;
+        for array in [ICENABLER, ICPENDR, ICACTIVER, IGROUPR] {
+            mem::write32(at + array, 0xffff_ffff);
+        }
+        mem::write32(at + IGRPMODR, 0);
     }
-    for word in 8..u64::from(INTIDS) / 4 {
+    for word in 8..words * 8 {
         mem::write32(GICD_BASE + IPRIORITYR + word * 4, 0xa0a0_a0a0);
+    }
+    for word in 2..words * 2 {
+        mem::write32(GICD_BASE + ICFGR + word * 4, 0);
     }
     // ARE (bit 4), group 1 (bit 1 with one security state, bit 0 seen from Non-secure).
     mem::write32(GICD_BASE + GICD_CTLR, 0x13);
@@ -145,8 +155,12 @@ pub fn init_cpu() {
     mem::write32(rd + GICR_WAKER, 0);
     while mem::read32(rd + GICR_WAKER) & 0b100 != 0 {}
     mem::write32(sgi + IGROUPR, 0xffff_ffff);
+    mem::write32(sgi + IGRPMODR, 0);
     mem::write32(sgi + ICENABLER, 0xffff_0000);
     mem::write32(sgi + ICPENDR, 0xffff_ffff);
+    mem::write32(sgi + ICACTIVER, 0xffff_ffff);
+    // PPIs are level-sensitive, as timers are.
+    mem::write32(sgi + ICFGR + 4, 0);
     for word in 0..8 {
         mem::write32(sgi + IPRIORITYR + word * 4, 0xa0a0_a0a0);
     }

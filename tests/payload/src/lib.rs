@@ -23,6 +23,8 @@ pub mod entry;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod exception;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub mod fp;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod gic;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod machine;

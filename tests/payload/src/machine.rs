@@ -52,11 +52,21 @@ pub fn bootargs() -> &'static str {
         .unwrap_or("")
 }
 
-/// Returns the number after `key=` in the boot arguments.
-pub fn argument(key: &str) -> Option<u64> {
+/// Returns the word after `key=` in the boot arguments.
+pub fn argument_text(key: &str) -> Option<&'static str> {
     bootargs()
         .split_whitespace()
-        .find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Returns the number after `key=` in the boot arguments.
+pub fn argument(key: &str) -> Option<u64> {
+    argument_text(key)?.parse().ok()
+}
+
+/// Returns whether round `n`, from 0, is one too many: after `n=` rounds, if that is given.
+pub fn enough(n: u64) -> bool {
+    argument("n").is_some_and(|limit| n >= limit)
 }
 
 /// Returns the 2 MiB blocks of RAM, as addresses, that hold neither image nor device tree.

@@ -13,14 +13,14 @@ const MRS_X0: u32 = 0xd520_0000;
 /// `msr …, x0` without its register.
 const MSR_X0: u32 = 0xd500_0000;
 
-/// The code of one vCPU, a cache line of its own.
+/// The code of one vCPU, two cache lines of 64 bytes.
 #[repr(C, align(64))]
-struct Stub([AtomicU32; 16]);
+struct Stub([AtomicU32; 32]);
 
 static STUBS: [Stub; VCPUS_MAX as usize] =
-    [const { Stub([const { AtomicU32::new(0) }; 16]) }; VCPUS_MAX as usize];
+    [const { Stub([const { AtomicU32::new(0) }; 32]) }; VCPUS_MAX as usize];
 
-/// Runs up to 15 instructions with `x0`, and returns x0 after them.
+/// Runs up to 31 instructions with `x0`, and returns x0 after them.
 ///
 /// An instruction that faults is stepped over, and the first fault is returned.
 ///
@@ -30,6 +30,7 @@ static STUBS: [Stub; VCPUS_MAX as usize] =
 /// change the stack pointer nor branch out of themselves.
 pub unsafe fn execute(code: &[u32], x0: u64) -> Result<u64, Fault> {
     let stub = &STUBS[cpu::index()].0;
+    assert!(code.len() < stub.len(), "too much code");
     for (to, insn) in stub.iter().zip(code.iter().chain([&RET])) {
         to.store(*insn, Ordering::Relaxed);
     }
@@ -40,9 +41,11 @@ pub unsafe fn execute(code: &[u32], x0: u64) -> Result<u64, Fault> {
         // calls them; what they do is the caller's promise.
         unsafe {
             asm!(
-                "dc cvau, {at}", "dsb ish", "ic ivau, {at}", "dsb ish", "isb",
+                "dc cvau, {at}", "dc cvau, {more}", "dsb ish",
+                "ic ivau, {at}", "ic ivau, {more}", "dsb ish", "isb",
                 "blr {at}",
                 at = in(reg) at,
+                more = in(reg) at + 64,
                 inout("x0") value,
                 clobber_abi("C")
             );
