@@ -150,7 +150,7 @@ impl Found {
     /// Visits `node` and everything below. `identity`: bus addresses are physical ones.
     fn visit(&mut self, node: Node<'_, '_>, depth: usize, identity: bool) -> Result<(), BootError> {
         // `check` has bounded the depth already; this keeps the recursion evidently finite.
-        if depth > DEPTH_MAX || !enabled(node) {
+        if depth > DEPTH_MAX {
             return Ok(());
         }
         for below in node.children() {
