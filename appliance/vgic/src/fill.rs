@@ -8,10 +8,20 @@ use crate::{Kick, Vgic, index};
 /// An interrupt that wants a list register.
 #[derive(Clone, Copy, Debug, Default)]
 struct Choice {
-    /// Lower is more urgent: the priority byte, with bit 8 set if the guest disabled the group.
+    /// Lower is more urgent: the priority byte, with bit 8 set for what pends in a group that
+    /// the guest disabled, or is active without being handled.
     key: u16,
     /// Its INTID.
     intid: u32,
+}
+
+/// What may become of an interrupt that is active and pending, once the guest ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// It pends in its list register, without an exit.
+    InPlace,
+    /// It has to be chosen again: something outside may be more urgent.
+    ByChoice,
 }
 
 /// The most urgent interrupts of those offered, in order.
@@ -36,12 +46,10 @@ impl Best {
         if self.len < LRS_MAX {
             self.len = self.len.wrapping_add(1);
         }
-        // Past the last place there is nothing to move: `new` is the one that falls out.
-        if let Some(tail @ [_, ..]) = self.chosen.get_mut(at..self.len) {
-            tail.rotate_right(1);
-            if let Some(first) = tail.first_mut() {
-                *first = new;
-            }
+        // Empty when `new` is the least urgent of more than there is room for.
+        let mut moving = new;
+        for slot in self.chosen.get_mut(at..self.len).unwrap_or(&mut []) {
+            moving = core::mem::replace(slot, moving);
         }
     }
 
@@ -89,7 +97,7 @@ impl Vgic {
             for word in Bits(u32::from(words)) {
                 let (waiting, active) = self.wanting(vcpu, index(word));
                 for n in Bits(waiting | active) {
-                    self.place(vcpu, word << 5 | n, lrs);
+                    self.place(vcpu, word << 5 | n, Again::InPlace, lrs);
                 }
             }
         }
@@ -126,13 +134,14 @@ impl Vgic {
                 continue;
             };
             for n in Bits(waiting | busy) {
-                let mut key = u16::from(bank.priority_of(n));
                 let intid = word << 5 | n;
                 if busy & bit(n) != 0 {
+                    let key = bank.rank(n);
                     actives = actives.wrapping_add(1);
                     active.offer(Choice { key, intid });
                     continue;
                 }
+                let mut key = u16::from(bank.priority_of(n));
                 let (enable, on, off) = if bank.group & bit(n) != 0 {
                     (vmcr::VENG1, hcr::VGRP1DIE, hcr::VGRP1EIE)
                 } else {
@@ -152,8 +161,13 @@ impl Vgic {
         // Without a place for the most urgent pending interrupt there would be no progress.
         let for_pending = room.saturating_sub(actives).max(1).min(pendings);
         let for_active = room.saturating_sub(for_pending).min(actives);
+        let again = if for_pending < pendings {
+            Again::ByChoice
+        } else {
+            Again::InPlace
+        };
         for choice in pending.first(for_pending).chain(active.first(for_active)) {
-            self.place(vcpu, choice.intid, lrs);
+            self.place(vcpu, choice.intid, again, lrs);
         }
         if for_pending < pendings {
             // Either group changing may make something outside the most urgent one.
@@ -165,9 +179,14 @@ impl Vgic {
     }
 
     /// Puts interrupt `intid`, which waits for or is active on `vcpu`, into a list register.
-    fn place(&mut self, vcpu: usize, intid: u32, lrs: &mut LrSet) {
+    fn place(&mut self, vcpu: usize, intid: u32, again: Again, lrs: &mut LrSet) {
         let slot = (!lrs.used).trailing_zeros();
         let groups = self.groups;
+        let here = match intid {
+            _ if again == Again::ByChoice => 0,
+            0..32 => u32::MAX,
+            _ => self.vcpu(vcpu).map_or(0, |v| v.share(index(intid >> 5)).target),
+        };
         let Some((bank, bit)) = self.locate(vcpu, intid) else {
             return;
         };
@@ -176,17 +195,21 @@ impl Vgic {
         };
         let active = bank.active & bit != 0;
         // While the guest handles a hardware interrupt its line counts as seen.
-        let unseen = bank.asserted() & !(bank.held & bank.active);
-        let pending = (bank.latch | unseen) & bank.forwarded(groups) & bit != 0;
+        let seen = bank.held & bank.active & !bank.message;
+        let unseen = bank.asserted() & !seen;
+        let waiting = (bank.latch | unseen) & bank.forwarded(groups) & bit != 0;
+        // Pending again while active, it may be for another vCPU or later at its end.
+        let pending = waiting && (!active || here & bit != 0);
         let mut new = Lr::new(intid, bank.priority_of(intid & 31));
         if bank.group & bit != 0 {
             new = new.group1();
         }
-        // Pending and active at once is not allowed for hardware (IHI 0069H, 12.4.6).
-        if bank.held & bit != 0 && !(active && pending) {
+        // Pending and active at once is not allowed for hardware (IHI 0069H, 12.4.6), and what
+        // still pends at the end needs an exit.
+        if bank.held & !bank.message & bit != 0 && !(active && waiting) {
             let id = bank.pintid.get(index(intid & 31)).copied().unwrap_or(0);
             new = new.hardware(u32::from(id));
-        } else if (bank.asserted() | bank.held) & bit != 0 {
+        } else if (bank.asserted() | bank.held) & bit != 0 || waiting && !pending {
             new = new.notify();
         }
         if active {
@@ -212,22 +235,5 @@ impl Vgic {
         if word != 0 && share.holds & bit == 0 {
             v.set_holds(word, share.holds | bit);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equals_beyond_the_last_place_fall_out() {
-        let mut best = Best::new();
-        for intid in 0..40 {
-            best.offer(Choice { key: 0xa0, intid });
-        }
-        assert_eq!(best.first(40).count(), LRS_MAX);
-        assert_eq!(best.first(1).next().map(|c| c.intid), Some(0));
-        best.offer(Choice { key: 0, intid: 99 });
-        assert_eq!(best.first(1).next().map(|c| c.intid), Some(99));
     }
 }
