@@ -185,7 +185,9 @@ impl Vgic {
         let here = match intid {
             _ if again == Again::ByChoice => 0,
             0..32 => u32::MAX,
-            _ => self.vcpu(vcpu).map_or(0, |v| v.share(index(intid >> 5)).target),
+            _ => self
+                .vcpu(vcpu)
+                .map_or(0, |v| v.share(index(intid >> 5)).target),
         };
         let Some((bank, bit)) = self.locate(vcpu, intid) else {
             return;
