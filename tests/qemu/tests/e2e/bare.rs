@@ -1,14 +1,13 @@
 //! Bare-metal guests: each checks the machine that it finds, and says what it saw.
 
-use qemu::{Board, Cpu, Machine, paths};
+use qemu::Cpu;
 use serde_json::json;
 
-use crate::common::{MIB, PATIENCE, Running, alone, appliance, logs};
+use crate::common::{MIB, PATIENCE, Running, appliance};
 
 on_both_cpus!(
     a_bare_metal_guest_makes_every_kind_of_exit,
     what_a_guest_finds_is_what_the_architecture_says,
-    the_same_holds_on_qemu_alone,
 );
 
 /// Runs a bare-metal guest until it prints `end`; returns what it printed.
@@ -53,16 +52,6 @@ fn what_a_guest_finds_is_what_the_architecture_says(cpu: Cpu) {
     assert!(log.contains("on_skete true"), "{log}");
     passed(&log);
     skete.shut_down();
-}
-
-fn the_same_holds_on_qemu_alone(cpu: Cpu) {
-    let _alone = alone();
-    let mut board = Board::new(cpu, paths::payload("conformance"));
-    board.el2 = false;
-    board.memory = "64M".to_owned();
-    let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
-    machine.wait_for_end(PATIENCE).expect("PSCI SYSTEM_OFF");
-    passed(&machine.serial().text());
 }
 
 /// Fails with the lines that say what is wrong.
