@@ -24,17 +24,21 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
     physmap::init(image_pa).expect("the pool holds the image's tables");
     let tree_pa = if tree_pa == 0 { TREE_FALLBACK } else { tree_pa };
     let tree = tree(tree_pa);
+    // First a voice, so that what is wrong with the tree can be said.
+    if let Some(uart) = boot_info::console(tree) {
+        physmap::add_device(uart.registers).expect("the pool holds one more table");
+        console::init(PHYSMAP + uart.registers.pa);
+    }
     let info = match BootInfo::from_fdt(tree) {
         Ok(info) => info,
         Err(error) => halt(format_args!("{error}")),
     };
-    if let Some(uart) = info.uart {
-        physmap::add_device(uart.registers).expect("the pool holds one more table");
-        console::init(PHYSMAP + uart.registers.pa);
-    }
     let image_bytes = layout::image_end() - layout::image_start();
     let tree_range = Range::new(tree_pa, tree.len() as u64).expect("the tree is mapped");
     physmap::finish(&info).expect("the pool holds the tables of RAM and devices");
+    if let Some(uart) = info.uart {
+        console::init(PHYSMAP + uart.registers.pa);
+    }
 
     let bundle = bundle(&info, image_pa + image_bytes);
     let image_end = bundle.map_or(image_pa + image_bytes, Range::end);
