@@ -3,23 +3,33 @@
 use qemu::Cpu;
 use serde_json::json;
 
-use crate::common::{MIB, PATIENCE, appliance};
+use crate::common::{MIB, PATIENCE, Running, appliance};
 
-on_both_cpus!(a_bare_metal_guest_makes_every_kind_of_exit);
+on_both_cpus!(
+    a_bare_metal_guest_makes_every_kind_of_exit,
+    what_a_guest_finds_is_what_the_architecture_says,
+);
+
+/// Runs a bare-metal guest until it prints `end`; returns what it printed.
+fn run(skete: &Running, name: &str, cpus: u32, end: &str) -> String {
+    skete.push_payload(name);
+    skete
+        .control
+        .define(name, cpus, 64 * MIB, &json!({ "flat": name }))
+        .expect("can be defined");
+    skete.control.start(name).expect("starts");
+    let log = skete.control.wait_for_console(name, end, PATIENCE);
+    let log = log.expect("comes to its end");
+    skete
+        .control
+        .wait_for_state(name, "stopped", PATIENCE)
+        .expect("PSCI SYSTEM_OFF ends it");
+    log
+}
 
 fn a_bare_metal_guest_makes_every_kind_of_exit(cpu: Cpu) {
     let skete = appliance(cpu);
-    skete.push_payload("hello");
-    let boot = json!({ "flat": "hello" });
-    skete
-        .control
-        .define("hello", 1, 64 * MIB, &boot)
-        .expect("can be defined");
-    skete.control.start("hello").expect("starts");
-    let log = skete
-        .control
-        .wait_for_console("hello", "BYE", PATIENCE)
-        .expect("comes to its end");
+    let log = run(&skete, "hello", 1, "BYE");
     for line in [
         "HELLO from EL1",
         "ram_bytes 0x4000000",
@@ -33,9 +43,27 @@ fn a_bare_metal_guest_makes_every_kind_of_exit(cpu: Cpu) {
     ] {
         assert!(log.contains(line), "no {line:?} in\n{log}");
     }
-    skete
-        .control
-        .wait_for_state("hello", "stopped", PATIENCE)
-        .expect("PSCI SYSTEM_OFF ends it");
     skete.shut_down();
+}
+
+fn what_a_guest_finds_is_what_the_architecture_says(cpu: Cpu) {
+    let skete = appliance(cpu);
+    let log = run(&skete, "conformance", 3, "SUMMARY");
+    assert!(log.contains("on_skete true"), "{log}");
+    passed(&log);
+    skete.shut_down();
+}
+
+/// Fails with the lines that say what is wrong.
+fn passed(log: &str) {
+    let wrong: Vec<&str> = log
+        .lines()
+        .filter(|line| !line.starts_with("RUN ") && !line.ends_with(" ok"))
+        .collect();
+    let summary = log.lines().find(|line| line.starts_with("SUMMARY"));
+    assert!(
+        summary.is_some_and(|line| line.trim().ends_with("failed=0")),
+        "{}",
+        wrong.join("\n")
+    );
 }
