@@ -143,7 +143,10 @@ fn number(raw: &[u8]) -> Option<u64> {
 pub(crate) fn console(blob: &[u8]) -> Option<Device> {
     let tree = Fdt::new(blob).ok()?;
     tree.all_nodes()
-        .find(|node| lists(*node, "compatible", "arm,pl011") && enabled(*node))
+        .find(|node| {
+            let facts = Facts::of(*node);
+            facts.is("arm,pl011") && facts.enabled()
+        })
         .and_then(|node| device(node, "PL011 reg").ok())
 }
 
