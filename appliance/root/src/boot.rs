@@ -258,7 +258,11 @@ fn build_tables(boot: &RootBoot) {
     set(L0.get(), 511, next(L0.get()) | SELF);
     set(L1.get(), 0, next(L2_LOW.get()));
     set(L2_LOW.get(), 0, next(L3_LOW.get()));
-    set(L3_LOW.get(), index(UART_VA, 12), page(UART_IPA, DEVICE | EXECUTE_NEVER));
+    set(
+        L3_LOW.get(),
+        index(UART_VA, 12),
+        page(UART_IPA, DEVICE | EXECUTE_NEVER),
+    );
 
     // The image: text read-only, the rest never executed, constants read-only.
     set(L1.get(), index(ROOT_IMAGE_IPA, 30), next(L2_RAM.get()));
@@ -268,7 +272,10 @@ fn build_tables(boot: &RootBoot) {
     let tables = L3_IMAGE.get().cast::<Table>();
     for at in ((&raw const __image_start).addr() as u64..end).step_by(PAGE as usize) {
         let number = (at.wrapping_sub(ROOT_IMAGE_IPA) / L3_SPAN) as usize;
-        assert!(number < IMAGE_TABLES, "root's image is too large for its tables");
+        assert!(
+            number < IMAGE_TABLES,
+            "root's image is too large for its tables"
+        );
         let table = tables.wrapping_add(number);
         set(L2_RAM.get(), index(at, 21), next(table));
         let rights = match at {
@@ -276,7 +283,11 @@ fn build_tables(boot: &RootBoot) {
             _ if at < data => READ_ONLY | EXECUTE_NEVER,
             _ => EXECUTE_NEVER,
         };
-        set(table, index(at, 12), page(at, NORMAL | INNER_SHAREABLE | rights));
+        set(
+            table,
+            index(at, 12),
+            page(at, NORMAL | INNER_SHAREABLE | rights),
+        );
     }
 
     // All of physical memory. Stage 2 decides what is there, and of which type.

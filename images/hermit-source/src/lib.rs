@@ -66,7 +66,10 @@ fn read_patches(folder: &Path) -> Result<Vec<String>, String> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(complain)? {
         let path = entry.map_err(complain)?.path();
-        if path.extension().is_some_and(|extension| extension == "patch") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "patch")
+        {
             paths.push(path);
         }
     }
@@ -105,7 +108,9 @@ fn find_original(scratch: &Path) -> Result<PathBuf, String> {
         .map_err(|error| format!("starting cargo: {error}"))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("cargo could not fetch hermit-kernel {VERSION}:\n{words}"));
+        return Err(format!(
+            "cargo could not fetch hermit-kernel {VERSION}:\n{words}"
+        ));
     }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("reading what cargo metadata said: {error}"))?;

@@ -79,7 +79,10 @@ mod tests {
         fs::write(root.join("d/y"), "other\n").expect("writable");
         let parts = FilePatch::split(TWO).expect("well-formed");
         assert_eq!(parts[0].apply(&root), Ok(()));
-        assert_eq!(fs::read_to_string(root.join("x")).expect("readable"), "two\n");
+        assert_eq!(
+            fs::read_to_string(root.join("x")).expect("readable"),
+            "two\n"
+        );
         assert!(parts[1].apply(&root).is_err());
         fs::remove_dir_all(&root).expect("removable");
     }
