@@ -24,8 +24,8 @@ pub(crate) fn generator() -> Option<ChaCha20Rng> {
 
     let mut bytes = [0; 32];
     if let Some(transport) = devices::find(DeviceType::EntropySource).and_then(devices::transport) {
-        let end = clock::now_ns().saturating_add(PATIENCE_NS);
-        let given = virtio_host::fill::<Dma, _>(transport, &mut bytes, || clock::now_ns() < end);
+        let end = clock::uptime_ns().saturating_add(PATIENCE_NS);
+        let given = virtio_host::fill::<Dma, _>(transport, &mut bytes, || clock::uptime_ns() < end);
         if given.is_ok_and(|given| given == bytes.len()) {
             pool.update(bytes);
             sources = sources.saturating_add(1);
@@ -47,6 +47,14 @@ pub(crate) fn generator() -> Option<ChaCha20Rng> {
         sources = sources.saturating_add(1);
     }
     (sources > 0).then(|| ChaCha20Rng::from_seed(pool.finalize().into()))
+}
+
+/// Makes a generator that an attacker may guess: for what need not be secret.
+pub(crate) fn weak_generator() -> ChaCha20Rng {
+    let mut pool = Sha256::new();
+    pool.update(clock::ticks().to_le_bytes());
+    pool.update(clock::unix_ns().unwrap_or(0).to_le_bytes());
+    ChaCha20Rng::from_seed(pool.finalize().into())
 }
 
 /// Reads 256 bits by RNDR (FEAT_RNG), if the core has it and it delivers.

@@ -79,7 +79,7 @@ impl Net {
     }
 
     /// Returns when [`Self::poll`] wants to be called even if nothing arrives, in
-    /// nanoseconds of [`clock::now_ns`]. To be asked before sleeping.
+    /// nanoseconds of [`clock::uptime_ns`]. To be asked before sleeping.
     pub(crate) fn deadline_ns(&mut self) -> Option<u64> {
         self.card.want_room();
         let at = self.interface.poll_at(now(), &self.sockets)?;
@@ -92,7 +92,7 @@ impl Net {
         match self.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
             Some(dhcpv4::Event::Configured(lease)) => {
                 set_address(&mut self.interface, Some(lease.address), lease.router);
-                hermit::println!("root: address {} by DHCP", lease.address);
+                hermit::println!("skete: address {} by DHCP", lease.address);
             }
             Some(dhcpv4::Event::Deconfigured) => set_address(&mut self.interface, None, None),
             None => {}
@@ -122,6 +122,6 @@ fn set_address(
 }
 
 fn now() -> Instant {
-    let micros = clock::now_ns() / 1000;
+    let micros = clock::uptime_ns() / 1000;
     Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }

@@ -53,7 +53,7 @@ impl Card {
         if fault != self.reported {
             self.reported = fault;
             if let Some(fault) = fault {
-                hermit::println!("root: the network card {fault}; it is not used any more");
+                hermit::println!("skete: the network card {fault}; it is not used any more");
             }
         }
     }
