@@ -1,6 +1,7 @@
 //! Times as text.
 
-use alloc::string::{String, ToString};
+use alloc::format;
+use alloc::string::String;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -10,10 +11,10 @@ use crate::Backend;
 /// Nanoseconds in a second.
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 
-/// Returns the time in RFC 3339, to the millisecond, if the machine knows it.
-pub(crate) fn rfc3339(backend: &dyn Backend) -> Option<String> {
-    let ms = i64::try_from(backend.unix_ns()? / 1_000_000).ok()?;
-    Some(Timestamp::from_millisecond(ms).ok()?.to_string())
+/// Writes a time in RFC 3339, to the millisecond.
+pub(crate) fn rfc3339(unix_ns: u64) -> Option<String> {
+    let ms = i64::try_from(unix_ns / 1_000_000).ok()?;
+    Some(format!("{:.3}", Timestamp::from_millisecond(ms).ok()?))
 }
 
 /// Returns the time as the `Date` field wants it (RFC 9110, 5.6.7).

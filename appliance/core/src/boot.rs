@@ -10,8 +10,6 @@ use crate::{gic, hw, layout, memory, per_cpu, physmap};
 
 /// Where QEMU puts the tree when it loads an ELF and passes nothing in x0.
 const TREE_FALLBACK: u64 = 0x4000_0000;
-/// Bytes of the table of parts behind the image that are looked at before RAM is mapped.
-const BUNDLE_HEAD: u64 = 4096;
 
 /// What boot found out and the rest of core builds on.
 #[derive(Debug)]
@@ -26,23 +24,30 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
     physmap::init(image_pa).expect("the pool holds the image's tables");
     let tree_pa = if tree_pa == 0 { TREE_FALLBACK } else { tree_pa };
     let tree = tree(tree_pa);
+    // First a voice, so that what is wrong with the tree can be said.
     if let Some(uart) = boot_info::console(tree) {
-        if physmap::add_device(uart.registers).is_ok() {
-            console::init(PHYSMAP + uart.registers.pa);
-        }
+        physmap::add_device(uart.registers).expect("the pool holds one more table");
+        console::init(PHYSMAP + uart.registers.pa);
     }
     let info = match BootInfo::from_fdt(tree) {
         Ok(info) => info,
         Err(error) => halt(format_args!("{error}")),
     };
     let image_bytes = layout::image_end() - layout::image_start();
-    let tree_range = Range::new(tree_pa, tree.len() as u64).unwrap_or_default();
+    let tree_range = Range::new(tree_pa, tree.len() as u64).expect("the tree is mapped");
     physmap::finish(&info).expect("the pool holds the tables of RAM and devices");
+    if let Some(uart) = info.uart {
+        console::init(PHYSMAP + uart.registers.pa);
+    }
 
-    let bundle = bundle(image_pa + image_bytes);
+    let bundle = bundle(&info, image_pa + image_bytes);
     let image_end = bundle.map_or(image_pa + image_bytes, Range::end);
-    let image = Range::new(image_pa, image_end - image_pa).unwrap_or_default();
-    memory::init(&info, &[image, tree_range, info.initrd.unwrap_or_default()]);
+    let image = Range::new(image_pa, image_end - image_pa).expect("the image is mapped");
+    memory::init(
+        &info,
+        image,
+        &[tree_range, info.initrd.unwrap_or(tree_range)],
+    );
     gic::init(&info.gic);
     Machine { info, bundle }
 }
@@ -64,12 +69,14 @@ fn tree(pa: u64) -> &'static [u8] {
 }
 
 /// Finds the bundle that mkimage put behind the image.
-fn bundle(pa: u64) -> Option<Range> {
-    // SAFETY: RAM behind the image is mapped; a head that is not a bundle is refused.
-    let head =
-        unsafe { core::slice::from_raw_parts((PHYSMAP + pa) as *const u8, BUNDLE_HEAD as usize) };
-    let bytes = Bundle::total_bytes(head).ok()?;
-    Range::new(pa, bytes)
+fn bundle(info: &BootInfo, pa: u64) -> Option<Range> {
+    let bank = info.ram.iter().find(|bank| bank.contains(pa))?;
+    let bytes = bank.end() - pa;
+    // SAFETY: RAM behind the image is mapped and not yet the pool's; what is no bundle is
+    // refused.
+    let rest = unsafe { core::slice::from_raw_parts((PHYSMAP + pa) as *const u8, bytes as usize) };
+    let bundle = Bundle::parse(rest).ok()?;
+    Range::new(pa, bundle.total_bytes() as u64)
 }
 
 /// Starts every other core and returns how many there are with this one. Nobody waits for

@@ -24,6 +24,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// Reports an exception taken at EL2, which never happens unless core is wrong.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
 #[unsafe(no_mangle)]
 extern "C" fn fatal_exception(
     elr: u64,

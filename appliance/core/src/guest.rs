@@ -16,6 +16,7 @@ use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use guest_abi::vm_shared::{VM_SHARED_BYTES, VmShared};
 use spin::Mutex;
+use uart::Pl031;
 use vgic::{LrSet, Vgic};
 
 use crate::memory::{self, Frames};
@@ -38,7 +39,6 @@ const VCPU_ORDER: u8 = 0;
 /// Order of the block that [`VmShared`] lives in: 16 KiB.
 const SHARED_ORDER: u8 = 2;
 const _: () = assert!(size_of::<Vm>() <= 4096 << VM_ORDER);
-const _: () = assert!(size_of::<Vcpu>() <= 4096 << VCPU_ORDER);
 const _: () = assert!(VM_SHARED_BYTES == 4096 << SHARED_ORDER);
 
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
@@ -69,7 +69,8 @@ impl Run {
     }
 }
 
-/// One vCPU. `vectors.S` knows the offsets of the first three fields.
+/// One vCPU, as its home core has it: nobody else touches this. `vectors.S` knows the
+/// offsets of the first three fields.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Vcpu {
@@ -79,17 +80,33 @@ pub(crate) struct Vcpu {
     pub(crate) pc: u64,
     /// PSTATE, as SPSR_EL2 has it.
     pub(crate) pstate: u64,
+    /// The part that other cores may touch.
+    control: &'static VcpuControl,
     /// EL1 registers, while it is not on a core.
     pub(crate) el1: El1Regs,
     /// FP registers, while it is not on a core.
     pub(crate) fp: FpRegs,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
-    /// Exits by class.
-    pub(crate) exits: [u64; EXIT_CLASSES],
-    /// CNTPCT_EL0 when it was last put on a core, and ticks spent there before.
+    /// CNTPCT_EL0 when it was last put on a core.
     pub(crate) on_since: u64,
-    pub(crate) run_ticks: u64,
+}
+const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
+const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
+
+impl core::ops::Deref for Vcpu {
+    type Target = VcpuControl;
+
+    #[inline(always)]
+    fn deref(&self) -> &VcpuControl {
+        self.control
+    }
+}
+
+/// What every core may touch of a vCPU: atomics, locks, and what never changes.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct VcpuControl {
     /// Its VM.
     vm: NonNull<Vm>,
     /// Its number in the VM.
@@ -98,16 +115,27 @@ pub(crate) struct Vcpu {
     pub(crate) id: u16,
     /// The core it runs on.
     pub(crate) home: usize,
-    /// Where it stands with PSCI: a start that was asked for and has not happened yet.
+    /// Where it is to start: PC and x0, from when that is asked for until it happens.
     pub(crate) start: Mutex<Option<(u64, u64)>>,
     run: AtomicU8,
     /// The model has something for the list registers, or the VM has to stop.
     pub(crate) attention: AtomicBool,
+    /// Exits by class. Written by the home core alone.
+    pub(crate) exits: [AtomicU64; EXIT_CLASSES],
+    /// Ticks spent on a core. Written by the home core alone.
+    pub(crate) run_ticks: AtomicU64,
+    private: AtomicPtr<Vcpu>,
 }
-const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
-const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
 
-impl Vcpu {
+/// The two parts of a vCPU, in one frame.
+#[repr(C)]
+struct VcpuFrame {
+    private: Vcpu,
+    control: VcpuControl,
+}
+const _: () = assert!(size_of::<VcpuFrame>() <= 4096 << VCPU_ORDER);
+
+impl VcpuControl {
     /// Returns its VM.
     #[inline(always)]
     pub(crate) fn vm(&self) -> &'static Vm {
@@ -126,14 +154,16 @@ impl Vcpu {
         self.run.store(run as u8, Ordering::Release);
     }
 
-    /// Counts an exit.
+    /// Counts an exit, on the home core.
     #[inline(always)]
-    pub(crate) fn count(&mut self, class: ExitClass) {
-        if let Some(n) = self.exits.get_mut(class as usize) {
-            *n = n.wrapping_add(1);
+    pub(crate) fn count(&self, class: ExitClass) {
+        if let Some(n) = self.exits.get(class as usize) {
+            n.store(n.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
+}
 
+impl Vcpu {
     /// Returns register `n` of an instruction, 31 being zero.
     #[inline(always)]
     pub(crate) fn reg(&self, n: u8) -> u64 {
@@ -158,7 +188,7 @@ impl Vcpu {
         self.pstate = reset::PSTATE;
         self.el1 = El1Regs {
             sctlr: reset::SCTLR_EL1,
-            vmpidr: vgic::mpidr(self.index) | 1 << 31,
+            vmpidr: vgic::mpidr(self.index as u32),
             cntvoff: self.vm().cntvoff,
             ..El1Regs::default()
         };
@@ -198,6 +228,8 @@ pub(crate) struct Vm {
     pub(crate) vgic: Mutex<Vgic>,
     /// The UART.
     pub(crate) serial: Mutex<Serial>,
+    /// The real-time clock.
+    pub(crate) clock: Mutex<Pl031>,
 }
 
 impl Vm {
@@ -232,7 +264,7 @@ impl Vm {
     }
 
     /// Returns vCPU `index`, if the VM has it.
-    pub(crate) fn vcpu(&self, index: usize) -> Option<&'static Vcpu> {
+    pub(crate) fn vcpu(&self, index: usize) -> Option<&'static VcpuControl> {
         if index >= self.vcpus {
             return None;
         }
@@ -240,7 +272,7 @@ impl Vm {
     }
 
     /// Returns every vCPU.
-    pub(crate) fn all_vcpus(&self) -> impl Iterator<Item = &'static Vcpu> {
+    pub(crate) fn all_vcpus(&self) -> impl Iterator<Item = &'static VcpuControl> {
         let (slot, count) = (self.slot, self.vcpus);
         (0..count).filter_map(move |index| by_id(slot * VCPUS_MAX + index))
     }
@@ -261,7 +293,8 @@ impl Vm {
 }
 
 static VMS: [AtomicPtr<Vm>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
-static VCPUS: [AtomicPtr<Vcpu>; VCPU_IDS] = [const { AtomicPtr::new(ptr::null_mut()) }; VCPU_IDS];
+static VCPUS: [AtomicPtr<VcpuControl>; VCPU_IDS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; VCPU_IDS];
 /// Serialises creating and destroying; holds the last generation given out.
 static LIFECYCLE: Mutex<u32> = Mutex::new(0);
 
@@ -279,18 +312,15 @@ pub(crate) fn by_handle(handle: u64) -> Option<&'static Vm> {
 }
 
 /// Returns the vCPU with this number.
-pub(crate) fn by_id(id: usize) -> Option<&'static Vcpu> {
+pub(crate) fn by_id(id: usize) -> Option<&'static VcpuControl> {
     let vcpu = VCPUS.get(id)?.load(Ordering::Acquire);
-    // SAFETY: the pointer is null or to a vCPU that was published whole. Its plain fields
-    // are used by its home core only; others touch the atomics and locks.
+    // SAFETY: the pointer is null or to a control part that was published whole.
     unsafe { vcpu.as_ref() }
 }
 
 /// Returns the pointer by which a core runs the vCPU with this number.
 pub(crate) fn pointer(id: u16) -> *mut Vcpu {
-    VCPUS
-        .get(usize::from(id))
-        .map_or(ptr::null_mut(), |p| p.load(Ordering::Acquire))
+    by_id(usize::from(id)).map_or(ptr::null_mut(), |c| c.private.load(Ordering::Acquire))
 }
 
 /// Returns how many guests exist.
@@ -385,9 +415,9 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         hafdbs: false,
     };
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
-    let mut gmap = Gmap::new(&mut Frames, vmid, plan.ipa_bits, features)
-        .map_err(|_| Status::Exhausted)?;
-    if gmap.add_ram(ram, plan.ram_bytes).is_err() {
+    let mut gmap =
+        Gmap::new(&mut Frames, vmid, plan.ipa_bits, features).map_err(|_| Status::Exhausted)?;
+    if gmap.add_ram(&mut Frames, ram, plan.ram_bytes).is_err() {
         let _ = gmap.destroy(&mut Frames, usize::MAX);
         return Err(Status::Invalid);
     }
@@ -416,11 +446,21 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         gmap: Mutex::new(gmap),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
+        clock: Mutex::new(Pl031::default()),
     };
     // SAFETY: the block is ours, large enough (asserted above) and aligned to its size.
     unsafe { vm.write(value) };
     // SAFETY: just written, and never moved or freed while it is in the table.
     let vm: &'static Vm = unsafe { &*vm };
+    {
+        let mut vgic = vm.vgic.lock();
+        for index in 0..plan.vcpus {
+            for timer in [map::VTIMER_INTID, map::PTIMER_INTID] {
+                // Nothing is active yet, so nobody needs to be told.
+                let _ = vgic.set_hardware(index, timer, Some(timer));
+            }
+        }
+    }
     vm.shared()
         .state
         .store(VmState::Built as u32, Ordering::Release);
@@ -433,17 +473,13 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             cores - 1 - (plan.slot + index) % cores
         };
         let id = plan.slot * VCPUS_MAX + index;
-        let vcpu = memory::ptr::<Vcpu>(*pa);
-        let value = Vcpu {
-            gpr: [0; 31],
-            pc: 0,
-            pstate: reset::PSTATE,
-            el1: El1Regs::default(),
-            fp: FpRegs::ZERO,
-            lrs: LrSet::new(world::list_registers()),
-            exits: [0; EXIT_CLASSES],
-            on_since: 0,
-            run_ticks: 0,
+        let frame = memory::ptr::<VcpuFrame>(*pa);
+        // SAFETY: the frame is ours and large enough (asserted above); only the place of a
+        // field is computed.
+        let control = unsafe { &raw mut (*frame).control };
+        // SAFETY: as above.
+        let private = unsafe { &raw mut (*frame).private };
+        let value = VcpuControl {
             vm: NonNull::from(vm),
             index,
             id: id as u16,
@@ -451,11 +487,27 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             start: Mutex::new(None),
             run: AtomicU8::new(Run::Off as u8),
             attention: AtomicBool::new(false),
+            exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
+            run_ticks: AtomicU64::new(0),
+            private: AtomicPtr::new(private),
         };
-        // SAFETY: as for the VM.
-        unsafe { vcpu.write(value) };
+        // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
+        unsafe { control.write(value) };
+        let value = Vcpu {
+            gpr: [0; 31],
+            pc: 0,
+            pstate: reset::PSTATE,
+            // SAFETY: just written; it stays until the VM is destroyed, and with it this.
+            control: unsafe { &*control },
+            el1: El1Regs::default(),
+            fp: FpRegs::ZERO,
+            lrs: LrSet::new(world::list_registers()),
+            on_since: 0,
+        };
+        // SAFETY: as for the control part.
+        unsafe { private.write(value) };
         if let Some(entry) = VCPUS.get(id) {
-            entry.store(vcpu, Ordering::Release);
+            entry.store(control, Ordering::Release);
         }
     }
     if let Some(entry) = VMS.get(plan.slot) {
@@ -465,7 +517,9 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
 }
 
 /// Frees a VM that does not run, a slice at a time; [`Status::Again`] until it is done.
-pub(crate) fn destroy(vm: &'static Vm) -> Result<(), Status> {
+///
+/// `last` runs once nothing can fail any more, before the records go.
+pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status> {
     let _lifecycle = LIFECYCLE.lock();
     if vm.state() == VmState::Running {
         return Err(Status::BadState);
@@ -477,11 +531,13 @@ pub(crate) fn destroy(vm: &'static Vm) -> Result<(), Status> {
     if vm.gmap.lock().destroy(&mut Frames, 256) == gmap::Progress::More {
         return Err(Status::Again);
     }
+    last();
     for index in 0..vm.vcpus {
         let id = vm.slot * VCPUS_MAX + index;
         if let Some(entry) = VCPUS.get(id) {
-            let vcpu = entry.swap(ptr::null_mut(), Ordering::AcqRel);
-            memory::free(memory::pa_of(vcpu as u64), VCPU_ORDER);
+            let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+            let frame = memory::pa_of(control as u64).align_down(memory::FRAME << VCPU_ORDER);
+            memory::free(frame, VCPU_ORDER);
         }
     }
     let shared = vm.shared_pa;

@@ -3,10 +3,7 @@
 //! The functions are safe to call from core, which is the hypervisor's privileged rim:
 //! what they change is the machine, not Rust's memory. What a value may be is the
 //! caller's concern and is decided in the pure crates.
-#![expect(
-    unsafe_code,
-    reason = "privileged instructions exist only in assembly"
-)]
+#![expect(unsafe_code, reason = "privileged instructions exist only in assembly")]
 
 use core::arch::asm;
 
@@ -53,30 +50,24 @@ readers! {
     cntpct = "cntpct_el0";
     cntfrq = "cntfrq_el0";
     cntv_ctl = "cntv_ctl_el0";
-    cntv_cval = "cntv_cval_el0";
     cntp_ctl = "cntp_ctl_el0";
-    cntp_cval = "cntp_cval_el0";
     sctlr_el1 = "sctlr_el1";
     vbar_el1 = "vbar_el1";
     icc_iar1 = "s3_0_c12_c12_0";
     ich_hcr = "s3_4_c12_c11_0";
     ich_vtr = "s3_4_c12_c11_1";
-    ich_elrsr = "s3_4_c12_c11_5";
     ich_vmcr = "s3_4_c12_c11_7";
+    revidr_el1 = "revidr_el1";
+    pmcr_el0 = "pmcr_el0";
     id_aa64pfr0 = "id_aa64pfr0_el1";
     id_aa64pfr1 = "id_aa64pfr1_el1";
-    id_aa64zfr0 = "s3_0_c0_c4_4";
-    id_aa64smfr0 = "s3_0_c0_c4_5";
     id_aa64dfr0 = "id_aa64dfr0_el1";
-    id_aa64dfr1 = "id_aa64dfr1_el1";
     id_aa64isar0 = "id_aa64isar0_el1";
     id_aa64isar1 = "id_aa64isar1_el1";
     id_aa64isar2 = "s3_0_c0_c6_2";
     id_aa64mmfr0 = "id_aa64mmfr0_el1";
     id_aa64mmfr1 = "id_aa64mmfr1_el1";
     id_aa64mmfr2 = "s3_0_c0_c7_2";
-    id_aa64mmfr3 = "s3_0_c0_c7_3";
-    id_aa64mmfr4 = "s3_0_c0_c7_4";
 }
 
 writers! {
@@ -89,13 +80,11 @@ writers! {
     set_mdcr_el2 = "mdcr_el2";
     set_hstr_el2 = "hstr_el2";
     set_cnthctl_el2 = "cnthctl_el2";
-    set_cntvoff_el2 = "cntvoff_el2";
     set_cnthp_ctl = "cnthp_ctl_el2";
     set_cnthp_cval = "cnthp_cval_el2";
     set_cntv_ctl = "cntv_ctl_el0";
     set_cntp_ctl = "cntp_ctl_el0";
     set_vpidr_el2 = "vpidr_el2";
-    set_vmpidr_el2 = "vmpidr_el2";
     set_elr_el1 = "elr_el1";
     set_spsr_el1 = "spsr_el1";
     set_esr_el1 = "esr_el1";
@@ -108,7 +97,6 @@ writers! {
     set_icc_dir = "s3_0_c12_c11_1";
     set_icc_sgi1r = "s3_0_c12_c11_5";
     set_ich_hcr = "s3_4_c12_c11_0";
-    set_ich_vmcr = "s3_4_c12_c11_7";
     set_hcrx_el2 = "s3_4_c1_c2_2";
     set_hfgrtr_el2 = "s3_4_c1_c1_4";
     set_hfgwtr_el2 = "s3_4_c1_c1_5";
@@ -198,8 +186,13 @@ pub(crate) fn tlbi_vmid(vmid: u16, empty_table: u64) {
     with_vmid(vmid, empty_table, || {
         // SAFETY: as above.
         unsafe {
-            asm!("dsb ishst", "tlbi vmalls12e1is", "dsb ish", "isb",
-                 options(nostack, preserves_flags));
+            asm!(
+                "dsb ishst",
+                "tlbi vmalls12e1is",
+                "dsb ish",
+                "isb",
+                options(nostack, preserves_flags)
+            );
         }
     });
 }

@@ -20,6 +20,7 @@ pub(crate) const OWN: [u32; 5] = [
 ];
 
 /// An interrupt brought the vCPU out.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
 #[unsafe(no_mangle)]
 extern "C" fn exit_irq(vcpu: &mut Vcpu) -> *mut Vcpu {
     vcpu.count(ExitClass::Interrupt);
@@ -28,6 +29,7 @@ extern "C" fn exit_irq(vcpu: &mut Vcpu) -> *mut Vcpu {
 }
 
 /// All interrupts are group 1, so nothing signals an FIQ; if one comes, it is ours to drop.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
 #[unsafe(no_mangle)]
 extern "C" fn exit_fiq(vcpu: &mut Vcpu) -> *mut Vcpu {
     exit_irq(vcpu)

@@ -1,5 +1,8 @@
 //! All of RAM, seen once: at [`PHYSMAP`] + PA. The frame pool, and table memory for gmap.
-#![expect(unsafe_code, reason = "the linear map turns physical addresses into memory")]
+#![expect(
+    unsafe_code,
+    reason = "the linear map turns physical addresses into memory"
+)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,6 +20,8 @@ static POOL: Mutex<Option<Pool<'static>>> = Mutex::new(None);
 static RAM_BYTES: AtomicU64 = AtomicU64::new(0);
 static CORE_BYTES: AtomicU64 = AtomicU64::new(0);
 /// PA of an empty table: what VTTBR_EL2 points to while another VMID's TLB is maintained.
+static POOL_FROM: AtomicU64 = AtomicU64::new(0);
+static POOL_TO: AtomicU64 = AtomicU64::new(0);
 static EMPTY_TABLE: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of a frame of order 0.
@@ -41,8 +46,9 @@ pub(crate) fn empty_table() -> u64 {
 
 /// Gives the frame pool all RAM that nothing else occupies.
 ///
-/// `taken` are ranges in use besides those the firmware reserved.
-pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
+/// `image` is core with its bundle, `taken` what else is in use besides what the firmware
+/// reserved.
+pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
     let mut first = u64::MAX;
     let mut end = 0;
     let mut ram = 0_u64;
@@ -52,12 +58,13 @@ pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
         ram = ram.saturating_add(range.bytes);
     }
     RAM_BYTES.store(ram, Ordering::Relaxed);
+    POOL_FROM.store(first, Ordering::Relaxed);
+    POOL_TO.store(end, Ordering::Relaxed);
     let base = Pa::new(first & !(FRAME - 1)).expect("boot_info accepts addresses below 2^48");
     let frames = end.saturating_sub(first) / FRAME;
     let meta_bytes = (Pool::metadata_words(frames) as u64 * 8).next_multiple_of(FRAME);
 
     // The records go behind the image, where the loader left RAM free.
-    let image = taken.first().copied().unwrap_or_default();
     let meta_pa = image.end().next_multiple_of(FRAME);
     let meta_range = Range::new(meta_pa, meta_bytes).expect("frame records fit in RAM");
     assert!(
@@ -69,8 +76,9 @@ pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
     // SAFETY: 1. the range is RAM behind the image, mapped in the linear map, and (by the
     // assertion) inside one bank; 2. it is taken out of what is donated below, so nothing
     // else refers to it; 3. the words are written before they are read.
+    unsafe { core::ptr::write_bytes((PHYSMAP + meta_pa) as *mut u8, 0, meta_bytes as usize) };
+    // SAFETY: as above.
     let meta = unsafe {
-        core::ptr::write_bytes((PHYSMAP + meta_pa) as *mut u8, 0, meta_bytes as usize);
         core::slice::from_raw_parts_mut((PHYSMAP + meta_pa) as *mut u64, meta_bytes as usize / 8)
     };
     let mut pool = Pool::new(meta, base, frames).expect("records are as large as asked for");
@@ -86,7 +94,7 @@ pub(crate) fn init(info: &BootInfo, taken: &[Range]) {
                 .reserved
                 .iter()
                 .chain(taken.iter().copied())
-                .chain([meta_range])
+                .chain([image, meta_range])
                 .filter(occupied)
                 .min_by_key(|r| r.pa);
             let (run_end, resume) = match next {
@@ -244,6 +252,15 @@ fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     unsafe {
         core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
     }
+}
+
+/// Returns whether the frame is one that the pool deals in: RAM that is not core's own.
+pub(crate) fn is_pool(pa: Pa) -> bool {
+    let (from, to) = (
+        POOL_FROM.load(Ordering::Relaxed),
+        POOL_TO.load(Ordering::Relaxed),
+    );
+    pa.raw() >= from && pa.raw() < to
 }
 
 /// Returns the physical address of something in the linear map.

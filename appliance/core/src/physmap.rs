@@ -147,8 +147,3 @@ fn new_tree(builder: &mut Builder) -> Result<(), MapError> {
     // Other cores turn their MMU on in the first page of the image, at its PA.
     tables::map(builder, root, image_pa, image_pa, 4096, Kind::Text)
 }
-
-/// Returns the PA at which core's image was loaded.
-pub(crate) fn image_pa() -> u64 {
-    BUILDER.lock().as_ref().map_or(0, |b| b.image_pa)
-}

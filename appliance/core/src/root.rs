@@ -117,15 +117,15 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
         cores: cores as u32,
         counter_hz: hw::cntfrq() as u32,
         device_count: 0,
-        bootargs_len: machine.info.bootargs.as_slice().len() as u32,
+        bootargs_len: machine.info.bootargs.len() as u32,
         devices: [RootDevice::default(); guest_abi::root_boot::ROOT_DEVICES_MAX],
         bootargs: [0; guest_abi::root_boot::BOOTARGS_MAX],
         rng_seed: [0; 64],
-        rng_seed_len: machine.info.rng_seed.as_slice().len() as u32,
+        rng_seed_len: machine.info.rng_seed.len() as u32,
         reserved: 0,
     };
-    copy_into(&mut boot.bootargs, machine.info.bootargs.as_slice());
-    copy_into(&mut boot.rng_seed, machine.info.rng_seed.as_slice());
+    copy_into(&mut boot.bootargs, &machine.info.bootargs);
+    copy_into(&mut boot.rng_seed, &machine.info.rng_seed);
     let virtio = machine.info.virtio.iter().map(|d| (DEVICE_VIRTIO_MMIO, d));
     let rtc = machine.info.rtc.into_iter().map(|d| (DEVICE_PL031, d));
     for (kind, device) in virtio.chain(rtc) {
@@ -133,7 +133,7 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
     }
 
     let load = |ipa: u64, bytes: &[u8]| load(root, ipa, bytes);
-    load(part.load_address, part.bytes)?;
+    load(part.load_address, part.data)?;
     // SAFETY: a RootBoot is plain integers without padding (asserted to be 4096 bytes).
     let page = unsafe {
         core::slice::from_raw_parts(core::ptr::from_ref(&boot).cast::<u8>(), size_of_val(&boot))
@@ -224,6 +224,16 @@ fn show(root: &Vm, pa: Pa, bytes: u64, attr: Attr) -> Result<(), &'static str> {
         .lock()
         .map(&mut Frames, ipa, pa, bytes, attr, READ_WRITE)
         .map_err(|_| "root's stage 2 cannot be built")
+}
+
+/// Shows root frames that were granted to it.
+pub(crate) fn show_ram(root: &Vm, pa: Pa, bytes: u64) -> Result<(), &'static str> {
+    show(root, pa, bytes, Attr::Normal)
+}
+
+/// Returns whether this is the doorbell's frame.
+pub(crate) fn is_doorbell(pa: Pa) -> bool {
+    memory::va(pa) == DOORBELL.load(Ordering::Relaxed)
 }
 
 /// Shows root the pages it shares with core about `vm`.

@@ -9,12 +9,12 @@ use core::sync::atomic::Ordering;
 
 use guest_abi::core_call::VmState;
 
-use crate::guest::{self, Run, Vcpu, Vm};
+use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::{gic, hw, interrupt, root, timer, world};
 
 /// Makes a blocked vCPU want to run, and a running one look up.
-pub(crate) fn wake(vcpu: &'static Vcpu) {
+pub(crate) fn wake(vcpu: &VcpuControl) {
     let home = per_cpu::cpu(vcpu.home);
     let mut queue = home.queue.lock();
     match vcpu.run() {
@@ -38,7 +38,7 @@ pub(crate) fn wake(vcpu: &'static Vcpu) {
 /// Switches a vCPU on; its home core gives it the registers that `start` asks for.
 ///
 /// Returns false if it is on already.
-pub(crate) fn power_on(vcpu: &'static Vcpu, pc: u64, x0: u64) -> bool {
+pub(crate) fn power_on(vcpu: &VcpuControl, pc: u64, x0: u64) -> bool {
     let home = per_cpu::cpu(vcpu.home);
     let mut queue = home.queue.lock();
     if vcpu.run() != Run::Off {
@@ -52,7 +52,7 @@ pub(crate) fn power_on(vcpu: &'static Vcpu, pc: u64, x0: u64) -> bool {
     true
 }
 
-fn enqueue(queue: &mut sched::RunQueue<{ guest::VCPU_IDS }>, vcpu: &Vcpu) {
+fn enqueue(queue: &mut sched::RunQueue<{ guest::VCPU_IDS }>, vcpu: &VcpuControl) {
     let pushed = if vcpu.vm().is_root() {
         queue.push_front(vcpu.id)
     } else {
@@ -70,7 +70,7 @@ fn notify(home: &PerCpu) {
 }
 
 /// Switches `vcpu`, which runs on this core, off.
-pub(crate) fn power_off(vcpu: &Vcpu) {
+pub(crate) fn power_off(vcpu: &VcpuControl) {
     let cpu = per_cpu::this();
     let _queue = cpu.queue.lock();
     vcpu.set_run(Run::Off);
@@ -91,6 +91,13 @@ pub(crate) fn block(vcpu: &mut Vcpu) {
         vcpu.set_run(Run::Blocked);
         cpu.resched.store(true, Ordering::Relaxed);
     }
+}
+
+/// Lets others of this core run, if any wait.
+pub(crate) fn yield_now() {
+    let cpu = per_cpu::this();
+    cpu.slice_end.store(0, Ordering::Relaxed);
+    cpu.resched.store(true, Ordering::Relaxed);
 }
 
 /// Ends `vm` in state `to`: every vCPU goes off at its next exit, which is made to come.
@@ -115,8 +122,9 @@ pub(crate) fn deliver(vm: &Vm, kick: vgic::Kick) {
         if let Some(vcpu) = vm.vcpu(index) {
             vcpu.attention.store(true, Ordering::Release);
             // The one whose exit this is sees it on its way back.
-            let own = per_cpu::this().current.load(Ordering::Relaxed).cast_const();
-            if !core::ptr::eq(own, vcpu) || vcpu.run() != Run::Running {
+            let own = world::as_mut(per_cpu::this().current.load(Ordering::Relaxed))
+                .is_some_and(|own| own.id == vcpu.id);
+            if !own || vcpu.run() != Run::Running {
                 wake(vcpu);
             }
         }
@@ -157,6 +165,10 @@ pub(crate) fn choose(cpu: &PerCpu) -> *mut Vcpu {
                 return next;
             }
             continue;
+        }
+        // A vCPU that is off is nobody's to hold: its VM may be about to go.
+        if world::as_mut(current).is_some_and(|v| v.run() == Run::Off) {
+            world::switch_to(cpu, core::ptr::null_mut());
         }
         idle(cpu);
     }

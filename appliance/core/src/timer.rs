@@ -31,8 +31,8 @@ pub(crate) fn nanoseconds(ticks: u64) -> u64 {
 /// Notes when `vcpu`, whose registers were just saved, wants to be woken by its timers.
 pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
     let el1 = &vcpu.el1;
-    let virt = (el1.cntv_ctl & RUNNING_MASK == RUNNING)
-        .then(|| el1.cntv_cval.wrapping_add(el1.cntvoff));
+    let virt =
+        (el1.cntv_ctl & RUNNING_MASK == RUNNING).then(|| el1.cntv_cval.wrapping_add(el1.cntvoff));
     let phys = (el1.cntp_ctl & RUNNING_MASK == RUNNING).then_some(el1.cntp_cval);
     let mut deadlines = cpu.deadlines.lock();
     match virt.into_iter().chain(phys).min() {
@@ -76,3 +76,15 @@ pub(crate) fn expired(cpu: &PerCpu) {
     cpu.resched.store(true, Ordering::Relaxed);
     hw::set_cnthp_ctl(0);
 }
+
+/// Returns seconds since 1970, as the machine's real-time clock has it; seconds since
+/// reset where there is none.
+pub(crate) fn wall_clock_seconds() -> u32 {
+    let uptime = nanoseconds(hw::cntpct()) / 1_000_000_000;
+    BOOTED_AT
+        .load(Ordering::Relaxed)
+        .wrapping_add(uptime as u32)
+}
+
+/// Seconds since 1970 when the counter was zero.
+static BOOTED_AT: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);

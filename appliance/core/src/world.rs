@@ -5,16 +5,18 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use ::vcpu::regs::{self, Traps};
+use ::vcpu::inject::PstateFields;
+use ::vcpu::trap::{self, Features, HardwareIds, Traps};
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
 use spin::Once;
 use vgic::{Level, Lr, Vgic};
 
 use crate::guest::{Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
-use crate::{gic, hw, timer};
+use crate::{gic, hw, schedule, timer};
 
 static TRAPS: Once<Traps> = Once::new();
+static PSTATE_FIELDS: Once<PstateFields> = Once::new();
 static FWB: AtomicBool = AtomicBool::new(false);
 static PA_RANGE: AtomicU8 = AtomicU8::new(0);
 static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
@@ -30,12 +32,34 @@ pub(crate) fn detect() {
     PA_RANGE.store((hw::id_aa64mmfr0() & 0xf) as u8, Ordering::Relaxed);
     LIST_REGISTERS.store((hw::ich_vtr() & 0x1f) as u8 + 1, Ordering::Relaxed);
     MIDR.store(hw::midr_el1(), Ordering::Relaxed);
+    PSTATE_FIELDS.call_once(|| PstateFields::detect(hw::id_aa64pfr1(), hw::id_aa64mmfr1()));
     TRAPS.call_once(|| {
-        regs::values(regs::CpuFeatures {
-            fwb: has_fwb(),
-            ..regs::CpuFeatures::default()
-        })
+        let ids = HardwareIds {
+            pfr0: hw::id_aa64pfr0(),
+            pfr1: hw::id_aa64pfr1(),
+            dfr0: hw::id_aa64dfr0(),
+            mmfr0: hw::id_aa64mmfr0(),
+            mmfr1: hw::id_aa64mmfr1(),
+        };
+        // Without a PMU the register does not exist.
+        let pmu = ids.dfr0 >> 8 & 0xf;
+        let pmcr = if pmu == 0 || pmu == 0xf {
+            0
+        } else {
+            hw::pmcr_el0()
+        };
+        trap::values(Features::detect(ids, pmcr, has_fwb()))
     });
+}
+
+/// Returns which optional fields PSTATE has.
+pub(crate) fn pstate_fields() -> PstateFields {
+    PSTATE_FIELDS.get().copied().unwrap_or_default()
+}
+
+/// Returns ID_AA64MMFR0_EL1.PARange.
+pub(crate) fn pa_range() -> u8 {
+    PA_RANGE.load(Ordering::Relaxed)
 }
 
 /// Returns whether stage 2 may force Normal write-back (FEAT_S2FWB).
@@ -117,7 +141,10 @@ pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
     cpu.current.store(next, Ordering::Release);
 }
 
-#[expect(unsafe_code, reason = "a vCPU is reached by the pointer its core holds")]
+#[expect(
+    unsafe_code,
+    reason = "a vCPU is reached by the pointer its core holds"
+)]
 pub(crate) fn as_mut<'a>(vcpu: *mut Vcpu) -> Option<&'a mut Vcpu> {
     // SAFETY: null, or a vCPU of this core, which alone touches its plain fields.
     unsafe { vcpu.as_mut() }
@@ -165,7 +192,9 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);
-    vcpu.run_ticks += hw::cntpct() - vcpu.on_since;
+    let ticks = hw::cntpct() - vcpu.on_since;
+    let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
+    vcpu.run_ticks.store(sum, Ordering::Relaxed);
     timer::remember(cpu, vcpu);
 }
 
@@ -206,13 +235,18 @@ fn fold(vcpu: &mut Vcpu) {
         vcpu.lrs.hcr = hw::ich_hcr();
         vcpu.lrs.vmcr = hw::ich_vmcr();
     }
-    let mut vgic = vcpu.vm().vgic.lock();
-    vgic.fold(vcpu.index, &vcpu.lrs);
+    let vm = vcpu.vm();
+    let mut vgic = vm.vgic.lock();
+    let kick = vgic.fold(vcpu.index, &vcpu.lrs);
     release(&mut vgic, vcpu.index);
+    drop(vgic);
+    schedule::deliver(vm, kick.without(vcpu.index));
 }
 
 fn fill(vcpu: &mut Vcpu) {
-    vcpu.vm().vgic.lock().fill(vcpu.index, &mut vcpu.lrs);
+    let vm = vcpu.vm();
+    let kick = vm.vgic.lock().fill(vcpu.index, &mut vcpu.lrs);
+    schedule::deliver(vm, kick.without(vcpu.index));
 }
 
 /// Brings the list registers of the loaded `vcpu` in line with the model.

@@ -242,7 +242,7 @@ impl Server {
             Route::Info => Reply::json(200, &self.info(backend)),
             Route::Images => self.image_list(),
             Route::Image(name) => match method {
-                Method::Put => self.image_put(name, body::parse::<ImageSpec>(&body)?)?,
+                Method::Put => self.image_put(backend, name, body::parse::<ImageSpec>(&body)?)?,
                 Method::Delete => self.image_delete(backend, name)?,
                 _ => self.image_get(name)?,
             },
@@ -286,7 +286,7 @@ impl Server {
             api_extensions: Vec::new(),
             boot_id: self.uuid(0),
             uptime_ns: self.now_ns,
-            time: self.now.clone(),
+            time: self.now(),
             machine: api::Machine {
                 ram_bytes: host.ram_bytes,
                 free_bytes: host.free_bytes,

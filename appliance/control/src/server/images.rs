@@ -113,22 +113,49 @@ impl Server {
             .header("ETag", format!("\"{}\"", record.uuid)))
     }
 
-    pub(super) fn image_put(&mut self, name: &str, spec: ImageSpec) -> Result<Reply, Problem> {
+    /// Refuses to make something else of a complete image.
+    fn check_same(
+        &self,
+        name: &str,
+        record: &ImageRecord,
+        spec: &ImageSpec,
+    ) -> Result<(), Problem> {
+        let (bytes, _) = record.extent();
+        let same =
+            record.spec.kind == spec.kind && spec.size_bytes.is_none_or(|size| size == bytes);
+        if same || record.state() != ImageState::Ready {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::NameTaken,
+            format!(
+                "image '{name}' is complete, of kind {} and {bytes} bytes, and something else \
+                 was asked for",
+                record.spec.kind.name()
+            ),
+        )
+        .hint("delete that image first, or choose another name"))
+    }
+
+    /// Defines an image. What is not yet complete may be defined anew.
+    pub(super) fn image_put(
+        &mut self,
+        backend: &mut dyn Backend,
+        name: &str,
+        spec: ImageSpec,
+    ) -> Result<Reply, Problem> {
         check_name(name)?;
         if let Some(record) = self.images.get(name) {
-            if record.spec.kind != spec.kind {
-                return Err(Problem::new(
-                    Code::NameTaken,
-                    format!(
-                        "an image of kind {} is named '{name}' already, and {} was asked for",
-                        record.spec.kind.name(),
-                        spec.kind.name()
-                    ),
-                )
-                .hint("delete that image first, or choose another name"));
+            self.check_same(name, record, &spec)?;
+        }
+        if let Some(record) = self.images.get_mut(name) {
+            if record.state() != ImageState::Ready && record.spec != spec {
+                // Nothing whole is lost. An upload under way is told when it goes on.
+                backend.image_delete(record.id);
+                record.spec = spec;
+                record.content = Content::Empty;
             }
-            return Ok(Reply::json(200, &self.image_view(name, record))
-                .header("ETag", format!("\"{}\"", record.uuid)));
+            return self.image_get(name);
         }
         if self.images.len() >= IMAGES_MAX {
             return Err(Problem::new(
@@ -143,7 +170,7 @@ impl Server {
             uuid: self.uuid(key),
             spec,
             content: Content::Empty,
-            created_at: self.now.clone(),
+            created_at: self.now(),
         };
         let reply = Reply::json(201, &self.image_view(name, &record))
             .header("Location", path(name))

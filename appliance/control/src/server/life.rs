@@ -37,9 +37,7 @@ impl Server {
             ));
         }
         self.vm_run(backend, name)?;
-        let operation = self
-            .operations
-            .begin("vm.start", path(name), self.now.clone());
+        let operation = self.operations.begin("vm.start", path(name), self.now());
         if let Some(vm) = self.vms.get_mut(name) {
             vm.operation = Some(operation);
             vm.reason = "requested";
@@ -72,7 +70,7 @@ impl Server {
         kind: &str,
         then: Then,
     ) -> OperationId {
-        let operation = self.operations.begin(kind, path(name), self.now.clone());
+        let operation = self.operations.begin(kind, path(name), self.now());
         let Some(vm) = self.vms.get_mut(name) else {
             return operation;
         };
@@ -163,7 +161,7 @@ impl Server {
     }
 
     fn vm_started(&mut self, name: &str, run: RunId) {
-        let (now, now_ns) = (self.now.clone(), self.now_ns);
+        let (now, now_ns) = (self.now(), self.now_ns);
         let Some(vm) = self.vms.get_mut(name) else {
             return;
         };
@@ -234,7 +232,7 @@ impl Server {
 
     /// Begins to give back what a run holds that has ended.
     fn vm_ended(&mut self, backend: &mut dyn Backend, name: &str, run: RunId) {
-        let now = self.now.clone();
+        let now = self.now();
         if let Some(vm) = self.vms.get_mut(name) {
             vm.counters = backend.vm_counters(run);
             vm.stopped_at = now;

@@ -58,7 +58,8 @@ pub struct Server {
     /// Bytes of JSON bodies that have arrived and are not yet answered.
     pub(crate) bodies: Pool,
     power: Option<PendingPower>,
-    now: Option<String>,
+    /// When now is, looked at once a turn.
+    unix_ns: Option<u64>,
     now_ns: u64,
 }
 
@@ -91,7 +92,7 @@ impl Server {
             streams: Pool::new(STREAMS_MAX),
             bodies: Pool::new(BODIES_BYTES),
             power: None,
-            now: None,
+            unix_ns: None,
             now_ns: 0,
         }
     }
@@ -117,7 +118,12 @@ impl Server {
     /// Looks at the clocks once, so that all that happens now happens at the same time.
     fn tick(&mut self, backend: &dyn Backend) {
         self.now_ns = backend.now_ns();
-        self.now = clock::rfc3339(backend);
+        self.unix_ns = backend.unix_ns();
+    }
+
+    /// Returns the time as text, if the machine knows it.
+    fn now(&self) -> Option<String> {
+        clock::rfc3339(self.unix_ns?)
     }
 
     fn event(
@@ -131,14 +137,14 @@ impl Server {
             .iter()
             .map(|(key, value)| (String::from(*key), value.clone()))
             .collect();
-        let when = (self.now.clone(), self.now_ns);
+        let when = (self.now(), self.now_ns);
         self.events
             .push(when, event_type, action, resource, context);
     }
 
     fn end_operation(&mut self, id: Option<OperationId>, result: Result<(), Problem>) {
         if let Some(id) = id {
-            self.operations.end(id, result, self.now.clone());
+            self.operations.end(id, result, self.now());
         }
     }
 

@@ -276,7 +276,7 @@ impl Server {
             uuid: self.uuid(key),
             spec,
             generation: 1,
-            created_at: self.now.clone(),
+            created_at: self.now(),
             phase: Phase::Idle(Idle::Stopped),
             then: Then::Rest(Idle::Stopped),
             operation: None,
