@@ -166,6 +166,10 @@ pub(crate) fn choose(cpu: &PerCpu) -> *mut Vcpu {
             }
             continue;
         }
+        // A vCPU that is off is nobody's to hold: its VM may be about to go.
+        if world::as_mut(current).is_some_and(|v| v.run() == Run::Off) {
+            world::switch_to(cpu, core::ptr::null_mut());
+        }
         idle(cpu);
     }
 }

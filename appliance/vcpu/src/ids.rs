@@ -92,12 +92,13 @@ impl GuestIds {
                 // Not TME, 27:24.
                 hardware(IdReg::Isar0)
                     .keep(&[4, 8, 12, 16, 20, 28, 32, 36, 40, 44, 48, 52, 56, 60]),
-                // DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH, I8MM. Not
-                // pointer authentication, XS, LS64.
-                hardware(IdReg::Isar1).keep(&[0, 12, 16, 20, 32, 36, 40, 44, 48, 52]),
-                // RPRES, BC, CLRBHB, PRFMSLC, RPRFM, CSSC, LUT. Not WFxT: a deadline would
-                // have to be kept. Not pointer authentication, MOPS, SYSREG_128.
-                hardware(IdReg::Isar2).keep(&[4, 20, 28, 40, 48, 52, 56]),
+                // DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH, I8MM, XS. Not
+                // pointer authentication, LS64.
+                hardware(IdReg::Isar1).keep(&[0, 12, 16, 20, 32, 36, 40, 44, 48, 52, 56]),
+                // WFxT (which cannot be hidden: a trapped WFIT may end at any time), RPRES,
+                // BC, CLRBHB, PRFMSLC, RPRFM, CSSC, LUT. Not pointer authentication, MOPS,
+                // SYSREG_128.
+                hardware(IdReg::Isar2).keep(&[0, 4, 20, 28, 40, 48, 52, 56]),
             ],
             mmfr: [
                 mmfr0(hardware(IdReg::Mmfr0), pa_range),
@@ -161,10 +162,12 @@ fn mmfr0(hardware: Fields, pa_range: u8) -> u64 {
         .cap(0, BITS_48.min(pa_range.into()))
         // TGran16: 16 KiB without LPA2.
         .cap(20, 1)
+        // ECV: CNTVCTSS_EL0 and CNTPCTSS_EL0, which no trap hides; 2 would be CNTPOFF_EL2.
+        .cap(60, 1)
         .with_lpa2_hidden()
-        // PARange, ASIDBits, TGran16, TGran64, TGran4. Not BigEnd (devices are little-
-        // endian), SNSMem, the stage-2 granules, ExS, FGT, ECV.
-        .keep(&[0, 4, 20, 24, 28])
+        // PARange, ASIDBits, TGran16, TGran64, TGran4, ECV. Not BigEnd (devices are little-
+        // endian), SNSMem, the stage-2 granules, ExS, FGT.
+        .keep(&[0, 4, 20, 24, 28, 60])
 }
 
 /// A register as sixteen fields of four bits.

@@ -1,9 +1,9 @@
 //! Exits, trapped registers, PSCI: what a vCPU is, without the machine.
 //!
 //! [`Exit`] says why a guest stopped; [`trap::Traps`] decides what makes it stop;
-//! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`] and [`psci`] answer calls,
-//! and [`power`] decides races between them; [`inject`] computes an exception taken by the
-//! guest; [`reset`] is a vCPU's first state. Everything is a function from values to
+//! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`] and [`psci`] answer calls;
+//! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state.
+//! Everything is a function from values to
 //! values: core reads and writes the registers.
 #![no_std]
 

@@ -1,13 +1,14 @@
-//! Whether a vCPU is on: the state that PSCI calls race for.
+//! Whether a vCPU is on: the states that PSCI calls tell apart.
+//!
+//! Who wins when several vCPUs start one at once is decided where vCPUs are scheduled,
+//! under that lock; PSCI only reports it.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
-/// The state of one vCPU.
+/// The state of one vCPU (PSCI's AFFINITY_INFO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerState {
     /// Not running, and may be started.
     Off,
-    /// Someone has started it; its registers are being set.
+    /// Someone has started it; its first instruction is still to come.
     Pending,
     /// Running.
     On,
@@ -20,67 +21,4 @@ pub enum Busy {
     AlreadyOn,
     /// It is being started.
     OnPending,
-}
-
-/// The power state of a vCPU, for several cores to change at once.
-///
-/// Off → pending by whoever wins [`PowerCell::claim`]; pending → on by the winner, once
-/// the vCPU's registers are written; on → off by the vCPU itself.
-#[derive(Debug)]
-pub struct PowerCell(AtomicU32);
-
-const OFF: u32 = 0;
-const PENDING: u32 = 1;
-const ON: u32 = 2;
-
-impl PowerCell {
-    /// Returns a cell that is off.
-    pub const fn new() -> Self {
-        Self(AtomicU32::new(OFF))
-    }
-
-    /// Off → pending: the caller alone may now write the vCPU's registers.
-    ///
-    /// # Errors
-    /// [`Busy`] if the vCPU is not off; nothing has changed.
-    pub fn claim(&self) -> Result<(), Busy> {
-        // Acquire: what the vCPU left behind when it went off is seen by the winner.
-        match self
-            .0
-            .compare_exchange(OFF, PENDING, Ordering::Acquire, Ordering::Relaxed)
-        {
-            Ok(_) => Ok(()),
-            Err(PENDING) => Err(Busy::OnPending),
-            Err(_) => Err(Busy::AlreadyOn),
-        }
-    }
-
-    /// Pending → on, by the winner. Publishes the registers that it has written.
-    ///
-    /// # Panics
-    /// If the cell is not pending.
-    pub fn publish(&self) {
-        let before = self.0.swap(ON, Ordering::Release);
-        assert!(before == PENDING, "published a vCPU that nobody claimed");
-    }
-
-    /// On → off, by the vCPU itself, or by whoever stops a VM none of whose vCPUs runs.
-    pub fn off(&self) {
-        self.0.store(OFF, Ordering::Release);
-    }
-
-    /// Returns the state as it is now.
-    pub fn state(&self) -> PowerState {
-        match self.0.load(Ordering::Acquire) {
-            OFF => PowerState::Off,
-            PENDING => PowerState::Pending,
-            _ => PowerState::On,
-        }
-    }
-}
-
-impl Default for PowerCell {
-    fn default() -> Self {
-        Self::new()
-    }
 }

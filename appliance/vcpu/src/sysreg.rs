@@ -5,6 +5,7 @@
 //! architecture adds is hidden until someone decides about it.
 
 use crate::ids::IdReg;
+use core::fmt;
 
 /// An encoding: op0, op1, CRn, CRm, op2, packed into 16 bits from the top down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +55,14 @@ impl Register {
     pub const ICC_SGI1R_EL1: Self = Self::new(3, 0, 12, 11, 5);
     /// ICC_ASGI1R_EL1: sends an SGI to the other security state.
     pub const ICC_ASGI1R_EL1: Self = Self::new(3, 0, 12, 11, 6);
+}
+
+/// The name that assemblers take for any register: `s3_0_c12_c11_5`.
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (op0, op1, crn, crm, op2) = self.fields();
+        write!(f, "s{op0}_{op1}_c{crn}_c{crm}_{op2}")
+    }
 }
 
 /// Which way an access goes.

@@ -25,6 +25,8 @@ pub struct Features {
     pub pmu_counters: u8,
     /// FEAT_FGT: MMFR0.FGT is not 0 (MDCR_EL2.TDCC comes with it).
     pub fgt: bool,
+    /// FEAT_MPAM: PFR0.MPAM or PFR1.MPAM_frac is not 0.
+    pub mpam: bool,
     /// FEAT_S2FWB, and the stage-2 tables are written for it.
     pub fwb: bool,
 }
@@ -48,6 +50,7 @@ impl Features {
             pmu_v3p1: pmu_version >= 4 && pmu_version != 15,
             pmu_counters: pmcr_n,
             fgt: field(ids.mmfr0, 56) != 0,
+            mpam: field(ids.pfr0, 40) != 0 || field(ids.pfr1, 16) != 0,
             fwb,
         }
     }
@@ -70,8 +73,8 @@ pub struct HardwareIds {
 
 /// Values of the trap registers while a guest runs.
 ///
-/// Where they exist, HCRX_EL2 and all fine-grained trap registers (HFGRTR_EL2 and its
-/// kin) are zero: what they enable stays off, what they can trap beyond this is not
+/// Where they exist, HCRX_EL2 and all fine-grained trap registers (HFGRTR_EL2, HFGWTR_EL2,
+/// HFGITR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HAFGRTR_EL2) are zero: what they enable stays off, what they can trap beyond this is not
 /// trapped, and their inverted bits (`n…`) trap features that are hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traps {
@@ -85,6 +88,8 @@ pub struct Traps {
     pub hstr: u64,
     /// CNTHCTL_EL2, in its form for HCR_EL2.E2H = 0.
     pub cnthctl: u64,
+    /// MPAM2_EL2, if there is one.
+    pub mpam2: Option<u64>,
 }
 
 /// HCR_EL2 (D24.2.58).
@@ -195,6 +200,9 @@ const HSTR_ALL: u64 = 0xbfef;
 /// counters and programs both of its timers without an exit; both are switched.
 const CNTHCTL_EL1PCTEN_EL1PCEN: u64 = 0b11;
 
+/// MPAM2_EL2: TRAPMPAM0EL1 and TRAPMPAM1EL1; everything runs in partition 0.
+const MPAM2_TRAP: u64 = 0b11 << 48;
+
 /// Returns the values for a machine with these features.
 pub const fn values(features: Features) -> Traps {
     const fn when(present: bool, bits: u64) -> u64 {
@@ -218,5 +226,10 @@ pub const fn values(features: Features) -> Traps {
             | when(features.fgt, mdcr::TDCC),
         hstr: HSTR_ALL,
         cnthctl: CNTHCTL_EL1PCTEN_EL1PCEN,
+        mpam2: if features.mpam {
+            Some(MPAM2_TRAP)
+        } else {
+            None
+        },
     }
 }

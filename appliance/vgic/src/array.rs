@@ -120,6 +120,7 @@ impl Bank {
                 let old = self.active;
                 self.deactivate(value & !self.out);
                 self.active &= !value;
+                self.handled &= !value;
                 old ^ self.active | self.out & value
             }
             Array::Priority => {

@@ -1,6 +1,6 @@
 //! The state of 32 interrupts, as bitmaps.
 
-use crate::bits::Bits;
+use crate::bits::{Bits, bit};
 
 /// Which groups the distributor forwards, as masks of all interrupts or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,9 @@ pub(crate) struct Bank {
     pub(crate) edge: u32,
     /// Acknowledged and not deactivated.
     pub(crate) active: u32,
+    /// Of `active`: acknowledged, as far as known. The rest was made active by `ISACTIVER`, and
+    /// no end of interrupt is due for it.
+    pub(crate) handled: u32,
     /// In a list register now.
     pub(crate) out: u32,
     /// Of `out`: the latch went into the list register.
@@ -69,6 +72,7 @@ impl Bank {
             message: 0,
             edge,
             active: 0,
+            handled: 0,
             out: 0,
             carried: 0,
             void_pending: 0,
@@ -114,6 +118,17 @@ impl Bank {
         byte
     }
 
+    /// Returns the order in which active interrupts are kept in list registers, lowest first:
+    /// what the guest must end first, and last what it must not end at all.
+    pub(crate) fn rank(&self, n: u32) -> u16 {
+        let rank = u16::from(self.priority_of(n));
+        if self.handled & bit(n) == 0 {
+            rank | 0x100
+        } else {
+            rank
+        }
+    }
+
     /// Makes the interrupts in `mask` inactive because software deactivated them.
     ///
     /// For those backed by hardware the level is known again only once the physical
@@ -121,15 +136,21 @@ impl Bank {
     pub(crate) const fn deactivate(&mut self, mask: u32) {
         let mask = mask & self.active;
         self.active &= !mask;
-        self.line &= !(mask & self.held);
+        self.handled &= !mask;
+        self.give_back(mask);
     }
 
-    /// Moves physical interrupts no longer needed from `held` to `release`.
+    /// Moves the physical interrupts behind `mask` from `held` to `release`.
+    pub(crate) const fn give_back(&mut self, mask: u32) {
+        let mask = mask & self.held;
+        self.held &= !mask;
+        self.line &= !mask;
+        self.release |= mask;
+    }
+
+    /// Gives back physical interrupts that are neither pending nor active any more.
     pub(crate) const fn settle(&mut self) {
-        let done = self.held & !(self.active | self.out | self.pending());
-        self.held &= !done;
-        self.line &= !done;
-        self.release |= done;
+        self.give_back(!(self.active | self.out | self.pending()));
     }
 
     /// Takes one physical interrupt that core has to deactivate.

@@ -70,7 +70,7 @@ impl Vgic {
         let Some(offset) = frame_offset(offset) else {
             return Kick::NONE;
         };
-        let word = low_word(value);
+        let word = low_word(value & width.mask());
         if offset >= 0x6000 {
             return self.high_write(offset, width, word);
         }

@@ -42,6 +42,11 @@ impl Vgic {
             bank.latch |= bit & bank.carried & !bank.void_pending;
         }
         let overridden = bank.void_active & bit != 0;
+        if lr.is_active() {
+            bank.handled |= bit & (!bank.active | bank.void_active);
+        } else {
+            bank.handled &= !bit;
+        }
         if lr.is_hardware() && lr.is_free() {
             // The guest deactivated it, and with it the physical interrupt.
             if bank.refired & bit == 0 {
@@ -65,9 +70,10 @@ impl Vgic {
                 }
             }
             if ended && bank.active & bit == 0 {
-                bank.line &= !(bit & bank.held);
+                bank.give_back(bit);
             }
         }
+        bank.handled &= bank.active | !bit;
         bank.carried &= !bit;
         bank.void_pending &= !bit;
         bank.void_active &= !bit;
@@ -91,7 +97,7 @@ impl Vgic {
         kick
     }
 
-    /// Returns the most urgent interrupt that is active on `vcpu` and in no list register.
+    /// Returns the most urgent interrupt that `vcpu` is handling and that is in no list register.
     fn most_urgent_unlisted(&mut self, vcpu: usize) -> Option<u32> {
         let mut best = None;
         for word in 0..8u32 {
@@ -100,7 +106,7 @@ impl Vgic {
                 _ => self.vcpu(vcpu)?.share(index(word)).holds,
             };
             let bank = self.bank(vcpu, index(word))?;
-            for n in Bits(bank.active & holds & !bank.out) {
+            for n in Bits(bank.handled & bank.active & holds & !bank.out) {
                 let found = (bank.priority_of(n), word << 5 | n);
                 if best.is_none_or(|best| found < best) {
                     best = Some(found);

@@ -93,9 +93,7 @@ impl Vgic {
             }
             None => {
                 bank.hardware &= !bit;
-                bank.release |= bank.held & bit;
-                bank.line &= !(bank.held & bit);
-                bank.held &= !bit;
+                bank.give_back(bit);
                 self.update(vcpu, index(intid >> 5), bit)
             }
         }
@@ -118,6 +116,7 @@ impl Vgic {
             bank.deactivate(bit);
         } else {
             bank.active &= !bit;
+            bank.handled &= !bit;
         }
         self.drop_idle_holds(index(intid >> 5), bit);
         self.update(vcpu, index(intid >> 5), bit)
@@ -153,9 +152,7 @@ impl Vgic {
     pub fn release_all(&mut self) -> Kick {
         let vcpus = self.vcpus.iter_mut().map(|v| &mut v.bank);
         for bank in vcpus.chain(&mut self.spi) {
-            bank.release |= bank.held;
-            bank.line &= !bank.held;
-            bank.held = 0;
+            bank.give_back(u32::MAX);
         }
         self.update_all()
     }

@@ -51,7 +51,7 @@ impl Vgic {
 
     /// Writes `width` bytes at `offset` of the redistributor of `vcpu`.
     pub fn redist_write(&mut self, vcpu: usize, offset: u64, width: Width, value: u64) -> Kick {
-        let value = low_word(value);
+        let value = low_word(value & width.mask());
         if let Some(offset) = offset.checked_sub(SGI_BASE) {
             return match frame_offset(offset).and_then(|o| Cell::find(o, width)) {
                 Some(cell) if cell.word == 0 => self.write_cell(vcpu, cell, width, value),
