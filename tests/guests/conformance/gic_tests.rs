@@ -271,6 +271,64 @@ pub(crate) fn every_spi() -> TestResult {
     Ok(())
 }
 
+/// G2: more active ones than list registers, and some of them ended while they have none.
+pub(crate) fn more_active_than_registers() -> TestResult {
+    /// As many as no GIC has list registers, from here on.
+    const FIRST: u32 = 110;
+    const ACTIVE: u32 = 24;
+    /// Taken one inside the other, by rising priority.
+    const NESTED: [(u32, u8); 6] = [
+        (200, 0xc0),
+        (201, 0xa0),
+        (202, 0x80),
+        (203, 0x60),
+        (204, 0x40),
+        (205, 0x20),
+    ];
+    prepare();
+    for (intid, priority) in NESTED {
+        gic::route(intid, 0);
+        let at = GICD_BASE + gic::ICFGR + u64::from(intid / 16) * 4;
+        mem::write32(at, mem::read32(at) | 2 << (intid % 16 * 2));
+        gic::set_priority(intid, priority);
+        gic::set_bit(gic::ISENABLER, intid);
+    }
+    for round in 0..4 {
+        for intid in FIRST..FIRST + ACTIVE {
+            gic::route(intid, 0);
+            gic::set_priority(intid, 0x10);
+            gic::set_bit(gic::ISACTIVER, intid);
+        }
+        for (intid, priority) in NESTED {
+            gic::set_bit(gic::ISPENDR, intid);
+            expect_eq!(acknowledge(), u64::from(intid), "round {round}");
+            expect_eq!(ICC_RPR_EL1.read() & 0xff, u64::from(priority));
+        }
+        for (intid, priority) in NESTED.into_iter().rev() {
+            expect_eq!(ICC_RPR_EL1.read() & 0xff, u64::from(priority));
+            if round % 2 == 0 {
+                // Looking brings a hypervisor's list registers up to date; not looking does not.
+                expect!(gic::bit(gic::ISACTIVER, intid), "{intid} round {round}");
+            }
+            ICC_EOIR1_EL1.write(intid.into());
+            if round % 2 == 0 {
+                expect!(!gic::bit(gic::ISACTIVER, intid), "{intid} round {round}");
+            }
+        }
+        for (intid, _) in NESTED {
+            expect!(!gic::bit(gic::ISACTIVER, intid), "{intid} round {round}");
+        }
+        expect_eq!(ICC_RPR_EL1.read() & 0xff, 0xff);
+        for intid in FIRST..FIRST + ACTIVE {
+            expect!(gic::bit(gic::ISACTIVER, intid), "{intid} round {round}");
+            gic::set_bit(gic::ICACTIVER, intid);
+            expect!(!gic::bit(gic::ISACTIVER, intid), "{intid} round {round}");
+        }
+    }
+    expect_eq!(come(), 0);
+    sgi_to_self()
+}
+
 /// G1: any access of any width anywhere in the frames is survived.
 pub(crate) fn random() -> TestResult {
     const ACCESSES: u64 = 20_000;

@@ -74,6 +74,10 @@ fn main() -> ! {
         el1_test!("gic_priority_mask", gic_tests::priority_mask),
         el1_test!("gic_active_is_not_taken_again", gic_tests::active),
         el1_test!("gic_every_spi", gic_tests::every_spi),
+        el1_test!(
+            "gic_more_active_than_list_registers",
+            gic_tests::more_active_than_registers
+        ),
         el1_test!("gic_random_accesses", gic_tests::random),
         el1_test!("timer_fires", timers::fires),
         el1_test!("timer_wakes_wfi", timers::wakes_wfi),

@@ -7,6 +7,10 @@ use crate::{Fault, stub};
 /// V0 to V31, the low doubleword of each first.
 pub type Registers = [u64; 64];
 
+/// With the MMU off memory is Device memory, where a Q register has to be aligned.
+#[repr(align(16))]
+struct Aligned(Registers);
+
 /// Lets EL1 and EL0 use FP, SIMD, and SVE and SME if there are any (CPACR_EL1.FPEN, ZEN, SMEN).
 pub fn enable() {
     CPACR_EL1.write(CPACR_EL1.read() | 0b11 << 20 | 0b11 << 16 | 0b11 << 24);
@@ -24,7 +28,8 @@ fn transfer(opcode: u32) -> [u32; 16] {
 
 /// Loads V0 to V31. [`enable`] first.
 pub fn load(registers: &Registers) -> Result<(), Fault> {
-    let at = registers.as_ptr().addr() as u64;
+    let aligned = Aligned(*registers);
+    let at = aligned.0.as_ptr().expose_provenance() as u64;
     let code = transfer(0xad40_0000);
     // SAFETY: `ldp q, q` from the array; nothing else holds values in V registers.
     unsafe { stub::execute(&code, at) }.map(|_| ())
@@ -32,10 +37,10 @@ pub fn load(registers: &Registers) -> Result<(), Fault> {
 
 /// Returns V0 to V31. [`enable`] first.
 pub fn store() -> Result<Registers, Fault> {
-    let mut registers = [0; 64];
-    let at = registers.as_mut_ptr().expose_provenance() as u64;
+    let mut registers = Aligned([0; 64]);
+    let at = registers.0.as_mut_ptr().expose_provenance() as u64;
     let code = transfer(0xad00_0000);
     // SAFETY: `stp q, q` into the array, all of it and no more.
     unsafe { stub::execute(&code, at) }?;
-    Ok(core::hint::black_box(registers))
+    Ok(core::hint::black_box(registers).0)
 }
