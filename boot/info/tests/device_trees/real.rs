@@ -2,10 +2,10 @@
 
 use boot_info::{BootError, BootInfo, Conduit, Device, Interrupt, Range, TimerIntids, tree_bytes};
 
-const GICV3: &[u8] = include_bytes!("data/virt-gicv3-4cpus-2g.dtb");
-const GICV2: &[u8] = include_bytes!("data/virt-gicv2-4cpus-2g.dtb");
-const SECURE: &[u8] = include_bytes!("data/virt-gicv3-secure.dtb");
-const MANY: &[u8] = include_bytes!("data/virt-gicv3-200cpus-2nodes.dtb");
+const GICV3: &[u8] = include_bytes!("../data/virt-gicv3-4cpus-2g.dtb");
+const GICV2: &[u8] = include_bytes!("../data/virt-gicv2-4cpus-2g.dtb");
+const SECURE: &[u8] = include_bytes!("../data/virt-gicv3-secure.dtb");
+const MANY: &[u8] = include_bytes!("../data/virt-gicv3-200cpus-2nodes.dtb");
 
 fn range(pa: u64, bytes: u64) -> Range {
     Range { pa, bytes }
