@@ -69,7 +69,7 @@ fn every_error_says_whose_fault_in_lower_case_without_a_full_stop() {
 }
 
 /// Few under Miri, which runs each of them some thousand times slower.
-const CASES: u32 = if cfg!(miri) { 4 } else { 1024 };
+const CASES: u32 = if cfg!(miri) { 4 } else { 256 };
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(CASES))]
