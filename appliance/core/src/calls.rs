@@ -3,14 +3,15 @@
 //! Root may be wrong or hostile. Every address it passes must lie in frames that its own
 //! stage 2 shows and that were granted, so the table that bounds root is also the ledger;
 //! what it points at is copied once and then looked at.
-#![expect(unsafe_code, reason = "copies plain records from and to granted frames")]
+#![expect(
+    unsafe_code,
+    reason = "copies plain records from and to granted frames"
+)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
-use guest_abi::core_call::{
-    CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState,
-};
+use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 

@@ -537,20 +537,30 @@ proptest! {
 #[ignore]
 fn hunt() {
     use proptest::strategy::ValueTree;
-    use proptest::test_runner::{TestRunner, RngSeed};
+    use proptest::test_runner::{RngSeed, TestRunner};
     let seed: u64 = std::env::var("SEED").map_or(1, |s| s.parse().unwrap());
     let cases: u64 = std::env::var("CASES").map_or(1000, |s| s.parse().unwrap());
-    let mut runner = TestRunner::new(ProptestConfig { rng_seed: RngSeed::Fixed(seed), ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        rng_seed: RngSeed::Fixed(seed),
+        ..ProptestConfig::default()
+    });
     std::panic::set_hook(Box::new(|_| {}));
     let fails = |v, l, o, ops: &[Op]| -> Option<String> {
-        std::panic::catch_unwind(|| run(v, l, o, ops)).err().map(|e| {
-            e.downcast_ref::<String>().cloned().or(e.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
-        })
+        std::panic::catch_unwind(|| run(v, l, o, ops))
+            .err()
+            .map(|e| {
+                e.downcast_ref::<String>()
+                    .cloned()
+                    .or(e.downcast_ref::<&str>().map(|s| s.to_string()))
+                    .unwrap_or_default()
+            })
     };
     for case in 0..cases {
         let (v, l, o, ops) = machine().new_tree(&mut runner).unwrap().current();
         let mut ops = ops.0;
-        let Some(msg) = fails(v, l, o, &ops) else { continue };
+        let Some(msg) = fails(v, l, o, &ops) else {
+            continue;
+        };
         println!("case {case}: {msg}");
         let mut chunk = ops.len() / 2;
         while chunk > 0 {
@@ -559,11 +569,22 @@ fn hunt() {
             while at < ops.len() {
                 let mut less = ops.clone();
                 less.drain(at..(at + chunk).min(ops.len()));
-                if fails(v, l, o, &less).is_some() { ops = less; any = true; } else { at += chunk; }
+                if fails(v, l, o, &less).is_some() {
+                    ops = less;
+                    any = true;
+                } else {
+                    at += chunk;
+                }
             }
-            if !(any && chunk == 1) { chunk /= 2; }
+            if !(any && chunk == 1) {
+                chunk /= 2;
+            }
         }
-        println!("{v} {l} {o} {:?}\n{}", Ops(ops.clone()), fails(v, l, o, &ops).unwrap());
+        println!(
+            "{v} {l} {o} {:?}\n{}",
+            Ops(ops.clone()),
+            fails(v, l, o, &ops).unwrap()
+        );
         return;
     }
     println!("none");
@@ -574,7 +595,13 @@ fn dbg() {
     let mut p = Pair::new(8, 3, true);
     for op in [Wire(6, 254, true), Acknowledge(0, true), Route(254, 4)] {
         p.apply(&op);
-        println!("{op:?} lr0 {:x?} lr4 {:x?} w0 {} run {:?}", &p.machine.cpu[0].lr[..3], &p.machine.cpu[4].lr[..3], p.machine.gic.wants_refill(0), p.spec.cpu[0].running);
+        println!(
+            "{op:?} lr0 {:x?} lr4 {:x?} w0 {} run {:?}",
+            &p.machine.cpu[0].lr[..3],
+            &p.machine.cpu[4].lr[..3],
+            p.machine.gic.wants_refill(0),
+            p.spec.cpu[0].running
+        );
     }
     p.apply(&End(0));
 }

@@ -178,6 +178,12 @@ impl BootInfo {
     }
 }
 
+/// Finds a PL011 in the tree at the start of `blob`, to say on it what else is wrong with
+/// the tree. `None` if there is none, or the tree is malformed.
+pub fn console(blob: &[u8]) -> Option<Device> {
+    walk::console(check::check(blob).ok()?)
+}
+
 /// Returns how many bytes the tree whose first eight bytes are `header` claims to have.
 ///
 /// For mapping it before it is read; at most 2 MiB.

@@ -139,6 +139,17 @@ fn number(raw: &[u8]) -> Option<u64> {
     }
 }
 
+/// The first PL011 that is enabled, whatever else the tree lacks.
+pub(crate) fn console(blob: &[u8]) -> Option<Device> {
+    let tree = Fdt::new(blob).ok()?;
+    tree.all_nodes()
+        .find(|node| {
+            let facts = Facts::of(*node);
+            facts.is("arm,pl011") && facts.enabled()
+        })
+        .and_then(|node| device(node, "PL011 reg").ok())
+}
+
 /// What the walk has seen so far.
 struct Found {
     info: BootInfo,
