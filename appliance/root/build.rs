@@ -7,7 +7,10 @@ use vm_fdt::{Error, FdtWriter};
 
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by Cargo"));
-    println!("cargo::rustc-link-arg-bins=-T{}", here.join("link.ld").display());
+    println!(
+        "cargo::rustc-link-arg-bins=-T{}",
+        here.join("link.ld").display()
+    );
     println!("cargo::rerun-if-changed=link.ld");
     println!("cargo::rerun-if-changed=build.rs");
 

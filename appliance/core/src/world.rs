@@ -139,6 +139,8 @@ pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
         load(cpu, next);
     }
     cpu.current.store(next, Ordering::Release);
+    // What was put may want to be woken by a timer that this core no longer runs.
+    timer::arm(cpu);
 }
 
 #[expect(

@@ -191,7 +191,6 @@ boot_l1:
 );
 
 unsafe extern "C" {
-    static __image_start: u8;
     static __rodata_start: u8;
     static __data_start: u8;
     static __image_end: u8;
@@ -202,6 +201,14 @@ unsafe extern "C" {
 pub(crate) fn root_boot() -> &'static RootBoot {
     // SAFETY: written once, in `enter`, before anything else runs.
     unsafe { &*ROOT_BOOT.get() }
+}
+
+/// Returns the machine's boot arguments, without what is not UTF-8.
+pub(crate) fn bootargs() -> &'static str {
+    let boot = root_boot();
+    let bytes = usize::try_from(boot.bootargs_len).unwrap_or(0);
+    let line = boot.bootargs.get(..bytes).unwrap_or_default();
+    core::str::from_utf8(line).unwrap_or_default()
 }
 
 /// Runs once, with interrupts masked, on the boot stack.
@@ -258,7 +265,11 @@ fn build_tables(boot: &RootBoot) {
     set(L0.get(), 511, next(L0.get()) | SELF);
     set(L1.get(), 0, next(L2_LOW.get()));
     set(L2_LOW.get(), 0, next(L3_LOW.get()));
-    set(L3_LOW.get(), index(UART_VA, 12), page(UART_IPA, DEVICE | EXECUTE_NEVER));
+    set(
+        L3_LOW.get(),
+        index(UART_VA, 12),
+        page(UART_IPA, DEVICE | EXECUTE_NEVER),
+    );
 
     // The image: text read-only, the rest never executed, constants read-only.
     set(L1.get(), index(ROOT_IMAGE_IPA, 30), next(L2_RAM.get()));
@@ -266,9 +277,13 @@ fn build_tables(boot: &RootBoot) {
     let rodata = (&raw const __rodata_start).addr() as u64;
     let data = (&raw const __data_start).addr() as u64;
     let tables = L3_IMAGE.get().cast::<Table>();
-    for at in ((&raw const __image_start).addr() as u64..end).step_by(PAGE as usize) {
+    let mut at = ROOT_IMAGE_IPA;
+    while at < end {
         let number = (at.wrapping_sub(ROOT_IMAGE_IPA) / L3_SPAN) as usize;
-        assert!(number < IMAGE_TABLES, "root's image is too large for its tables");
+        assert!(
+            number < IMAGE_TABLES,
+            "root's image is too large for its tables"
+        );
         let table = tables.wrapping_add(number);
         set(L2_RAM.get(), index(at, 21), next(table));
         let rights = match at {
@@ -276,7 +291,12 @@ fn build_tables(boot: &RootBoot) {
             _ if at < data => READ_ONLY | EXECUTE_NEVER,
             _ => EXECUTE_NEVER,
         };
-        set(table, index(at, 12), page(at, NORMAL | INNER_SHAREABLE | rights));
+        set(
+            table,
+            index(at, 12),
+            page(at, NORMAL | INNER_SHAREABLE | rights),
+        );
+        at = at.wrapping_add(PAGE);
     }
 
     // All of physical memory. Stage 2 decides what is there, and of which type.
