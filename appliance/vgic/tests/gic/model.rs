@@ -487,7 +487,7 @@ fn machine() -> impl Strategy<Value = (usize, u8, bool, Ops)> {
 /// Operations in the longest sequence; half of that on average.
 const OPS: usize = 1000;
 /// Few under Miri, which runs each of them some thousand times slower.
-const CASES: u32 = if cfg!(miri) { 1 } else { 300 };
+const CASES: u32 = if cfg!(miri) { 1 } else { 220 };
 
 /// Runs `cases` random sequences. The first that fails is cut down to what it needs, so that
 /// what is reported can be pasted into a test of its own.

@@ -108,8 +108,7 @@ impl Spec {
     /// The interrupts the distributor would forward to `v`, with their priorities.
     pub(crate) fn deliverable(&self, v: usize) -> Vec<(u32, u8, bool)> {
         let mut found = Vec::new();
-        for id in 0..256 {
-            let irq = self.look(v, id).unwrap();
+        for (id, irq) in (0..).zip(self.private[v].iter().chain(&self.spi)) {
             if !irq.enabled || irq.active || !irq.pending() {
                 continue;
             }
