@@ -30,9 +30,8 @@ impl Gmap {
         if self.gone < limit {
             let budget = Budget::leaves(budget_leaves);
             self.gone = self.clear(machine, self.gone, limit, budget, Descriptor::HOLE);
-            return Progress::More;
         }
-        if !self.sidecar.free(machine, budget_leaves) {
+        if self.gone < limit || !self.sidecar.free(machine, budget_leaves) {
             return Progress::More;
         }
         self.dead = true;

@@ -8,6 +8,8 @@
 mod machine;
 mod pool;
 mod tables;
+mod tracking;
+mod vm;
 
 /// Returns how many sequences to run: `usual`, or a hundred times as many where
 /// `SKETE_LONG` is set.
