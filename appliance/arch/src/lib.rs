@@ -2,5 +2,7 @@
 #![no_std]
 
 mod addr;
+mod width;
 
 pub use addr::{Addr, Intermediate, Ipa, Pa, Physical, Va, Virtual};
+pub use width::Width;

@@ -1,2 +1,21 @@
 //! Exits, trapped registers, PSCI: what a vCPU is, without the machine.
+//!
+//! [`Exit`] says why a guest stopped; [`trap::Traps`] decides what makes it stop;
+//! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`] and [`psci`] answer calls;
+//! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state.
+//! Everything is a function from values to
+//! values: core reads and writes the registers.
 #![no_std]
+
+pub mod exit;
+pub mod ids;
+pub mod inject;
+pub mod power;
+pub mod psci;
+pub mod reset;
+pub mod smccc;
+pub mod sysreg;
+pub mod trap;
+
+pub use exit::Exit;
+pub use sysreg::Register;

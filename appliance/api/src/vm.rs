@@ -1,0 +1,194 @@
+//! `/v1/vms`: virtual machines.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a VM is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Defined, or it switched itself off, or it was stopped.
+    Stopped,
+    /// Its images are being loaded.
+    Starting,
+    /// At least one vCPU is on.
+    Running,
+    /// Being stopped, or its resources are being given back.
+    Stopping,
+    /// The guest did what cannot be continued; see [`VmStatus::last_error`].
+    Crashed,
+    /// It could not be started; see [`VmStatus::last_error`].
+    Failed,
+}
+
+impl VmState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Running,
+        Self::Stopping,
+        Self::Crashed,
+        Self::Failed,
+    ];
+
+    /// Returns the state's name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Crashed => "crashed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Returns whether the VM holds resources or is about to.
+    pub const fn is_active(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+    }
+}
+
+/// What a VM boots: exactly one of `kernel`, `flat` and `elf`, each the name of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// An image of kind `kernel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// An image of kind `flat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flat: Option<String>,
+    /// An image of kind `elf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elf: Option<String>,
+    /// An image of kind `initrd`, only with `kernel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<String>,
+    /// The kernel's command line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cmdline: String,
+}
+
+/// What a VM is to be: the body of `PUT /v1/vms/{name}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// Number of vCPUs; see [`crate::limits::CPUS_MAX`].
+    #[serde(default = "one")]
+    pub cpus: u32,
+    /// RAM, a multiple of [`crate::limits::MEMORY_STEP_BYTES`].
+    pub memory_bytes: u64,
+    /// What it boots.
+    pub boot: Boot,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// What last went wrong with a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// Stable name of what went wrong, for example `guest_crashed`.
+    pub code: String,
+    /// One sentence for people.
+    pub detail: String,
+}
+
+/// What a VM is at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Where it is in its life.
+    pub state: VmState,
+    /// Why it is there: `created`, `requested`, `guest_poweroff`, `guest_reset`,
+    /// `guest_crashed`, `start_failed`.
+    pub reason: String,
+    /// What last went wrong, until the next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
+    /// How often it was started.
+    pub starts: u64,
+    /// When it last began to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it last ceased to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<String>,
+    /// Guest RAM with memory behind it.
+    pub resident_bytes: u64,
+    /// Memory beyond guest RAM that the VM takes: tables, contexts, shared pages.
+    pub overhead_bytes: u64,
+    /// Time that its vCPUs spent on a core, since the last start.
+    pub run_ns: u64,
+    /// Exits by reason, since the last start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exits: BTreeMap<String, u64>,
+    /// Bytes the guest ever wrote to its console; the last 64 KiB can be read.
+    pub console_bytes: u64,
+    /// Bytes lost because nobody took them in time, since the last start.
+    pub console_dropped_bytes: u64,
+}
+
+/// A VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    /// Its UUID: another VM of the same name later has another.
+    pub id: String,
+    /// What it is to be.
+    pub spec: VmSpec,
+    /// What it is.
+    pub status: VmStatus,
+    /// When it was defined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+}
+
+/// Answer to `GET /v1/vms`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmList {
+    /// Every VM, by name.
+    pub vms: Vec<Vm>,
+}
+
+/// What can be done to a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Start it; nothing if it runs.
+    Start,
+    /// Stop it at once, as if its power were cut; nothing if it does not run.
+    Stop,
+    /// The same as `stop`.
+    Poweroff,
+    /// Stop it and start it again.
+    Reset,
+}
+
+/// Body of `POST /v1/vms/{name}/actions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionRequest {
+    /// What to do.
+    pub action: Action,
+}
+
+/// What can be done to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerAction {
+    /// Stop every VM and switch the machine off.
+    Shutdown,
+    /// Stop every VM and restart the machine.
+    Reset,
+}
+
+/// Body of `POST /v1/system/actions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerRequest {
+    /// What to do.
+    pub action: PowerAction,
+}

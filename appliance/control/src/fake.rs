@@ -1,0 +1,297 @@
+//! A machine made of values, for tests of the control server and of its clients.
+//!
+//! Guests do nothing by themselves except echo what is typed at them; a test makes them
+//! print, power off, reset and crash, by VM name.
+
+use alloc::collections::BTreeMap;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::backend::{
+    Backend, BackendError, HostFacts, ImageId, PowerAction, RunCounters, RunId, RunPlan, RunState,
+};
+
+/// An image in the fake store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FakeImage {
+    /// Bytes announced.
+    pub total: u64,
+    /// Bytes that arrived.
+    pub bytes: Vec<u8>,
+    /// Digest, once committed.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// A run of a VM.
+#[derive(Clone, Debug)]
+pub struct FakeRun {
+    /// What it was started with.
+    pub plan: RunPlan,
+    /// Where it is.
+    pub state: RunState,
+    /// Printed, not yet read.
+    pub out: VecDeque<u8>,
+    /// Typed.
+    pub typed: Vec<u8>,
+}
+
+/// The fake machine. Every field may be changed by a test at any time.
+#[derive(Clone, Debug)]
+pub struct FakeBackend {
+    /// What [`Backend::now_ns`] says.
+    pub now_ns: u64,
+    /// What [`Backend::unix_ns`] says.
+    pub unix_ns: Option<u64>,
+    /// What [`Backend::host`] says; `free_bytes` is what images and guests may take.
+    pub facts: HostFacts,
+    /// The images there are.
+    pub images: BTreeMap<ImageId, FakeImage>,
+    /// The runs there are.
+    pub runs: BTreeMap<RunId, FakeRun>,
+    /// How many times [`Backend::vm_poll`] says "loading" before a guest runs.
+    pub loading_polls: u64,
+    /// How many times [`Backend::vm_release`] says "not yet".
+    pub release_polls: u64,
+    /// Most bytes that [`Backend::image_append`] takes at a time; 0 for "busy".
+    pub append_max: usize,
+    /// Most bytes of typed input that a guest leaves unread; it reads none then.
+    pub input_max: usize,
+    /// Whether guests print what is typed at them.
+    pub echo: bool,
+    /// What the next [`Backend::vm_start`] fails with.
+    pub start_error: Option<BackendError>,
+    /// What was asked of [`Backend::power`].
+    pub powered: Option<PowerAction>,
+}
+
+impl Default for FakeBackend {
+    fn default() -> Self {
+        Self {
+            now_ns: 1_000_000_000,
+            // 2026-11-22T20:00:00Z.
+            unix_ns: Some(1_795_377_600_000_000_000),
+            facts: HostFacts {
+                ram_bytes: 4 << 30,
+                free_bytes: 3 << 30,
+                core_bytes: 8 << 20,
+                root_bytes: 40 << 20,
+                granted_bytes: 0,
+                cores: 4,
+                midr: 0x410f_d083,
+                vms: 0,
+                vms_max: 64,
+            },
+            images: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            loading_polls: 0,
+            release_polls: 0,
+            append_max: usize::MAX,
+            input_max: usize::MAX,
+            echo: true,
+            start_error: None,
+            powered: None,
+        }
+    }
+}
+
+impl FakeBackend {
+    /// Lets time pass.
+    pub fn advance(&mut self, ns: u64) {
+        self.now_ns = self.now_ns.saturating_add(ns);
+        self.unix_ns = self.unix_ns.map(|unix_ns| unix_ns.saturating_add(ns));
+    }
+
+    /// Returns the latest run of the VM named `name`.
+    pub fn run(&mut self, name: &str) -> Option<&mut FakeRun> {
+        self.runs
+            .values_mut()
+            .rev()
+            .find(|run| run.plan.name == name)
+    }
+
+    /// Makes a guest print.
+    pub fn print(&mut self, name: &str, text: &[u8]) {
+        if let Some(run) = self.run(name) {
+            run.out.extend(text);
+        }
+    }
+
+    /// Makes a run's state what a test wants it to be.
+    pub fn set_state(&mut self, name: &str, state: RunState) {
+        if let Some(run) = self.run(name) {
+            run.state = state;
+        }
+    }
+
+    /// Bytes that nobody has.
+    fn free_bytes(&self) -> u64 {
+        let images = self.images.values().map(|image| image.total).sum::<u64>();
+        self.facts.free_bytes.saturating_sub(images)
+    }
+}
+
+impl Backend for FakeBackend {
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn unix_ns(&self) -> Option<u64> {
+        self.unix_ns
+    }
+
+    fn host(&self) -> HostFacts {
+        HostFacts {
+            free_bytes: self.free_bytes(),
+            vms: u32::try_from(self.runs.len()).unwrap_or(u32::MAX),
+            ..self.facts
+        }
+    }
+
+    fn image_begin(&mut self, id: ImageId, bytes: u64) -> Result<(), BackendError> {
+        self.images.remove(&id);
+        let free_bytes = self.free_bytes();
+        if bytes > free_bytes {
+            return Err(BackendError::NoMemory {
+                needed_bytes: bytes,
+                free_bytes,
+            });
+        }
+        let image = FakeImage {
+            total: bytes,
+            ..FakeImage::default()
+        };
+        self.images.insert(id, image);
+        Ok(())
+    }
+
+    fn image_append(&mut self, id: ImageId, chunk: &[u8]) -> Result<usize, BackendError> {
+        let taken = chunk.get(..self.append_max).unwrap_or(chunk);
+        let image = self.images.get_mut(&id).ok_or(BackendError::Unknown)?;
+        image.bytes.extend_from_slice(taken);
+        if u64::try_from(image.bytes.len()).is_ok_and(|len| len <= image.total) {
+            Ok(taken.len())
+        } else {
+            Err(BackendError::Other("more bytes than announced".into()))
+        }
+    }
+
+    fn image_commit(&mut self, id: ImageId, sha256: &[u8; 32]) -> Result<(), BackendError> {
+        let image = self.images.get_mut(&id).ok_or(BackendError::Unknown)?;
+        image.sha256 = Some(*sha256);
+        Ok(())
+    }
+
+    fn image_delete(&mut self, id: ImageId) {
+        self.images.remove(&id);
+    }
+
+    fn vm_start(&mut self, id: RunId, plan: &RunPlan) -> Result<(), BackendError> {
+        if let Some(why) = self.start_error.take() {
+            return Err(why);
+        }
+        for image in [Some(plan.boot), plan.initrd].into_iter().flatten() {
+            if self.images.get(&image).is_none_or(|i| i.sha256.is_none()) {
+                return Err(BackendError::Unknown);
+            }
+        }
+        let run = FakeRun {
+            plan: plan.clone(),
+            state: RunState::Loading {
+                done: 0,
+                total: self.loading_polls,
+            },
+            out: VecDeque::new(),
+            typed: Vec::new(),
+        };
+        self.runs.insert(id, run);
+        Ok(())
+    }
+
+    fn vm_poll(&mut self, id: RunId) -> RunState {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return RunState::Killed;
+        };
+        if let RunState::Loading { done, total } = run.state {
+            run.state = if done >= total {
+                RunState::Running
+            } else {
+                let done = done.saturating_add(1);
+                RunState::Loading { done, total }
+            };
+        }
+        run.state.clone()
+    }
+
+    fn vm_stop(&mut self, id: RunId) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.state = RunState::Killed;
+        }
+    }
+
+    fn vm_release(&mut self, id: RunId) -> bool {
+        if let Some(left) = self.release_polls.checked_sub(1) {
+            self.release_polls = left;
+            return false;
+        }
+        self.runs.remove(&id);
+        true
+    }
+
+    fn vm_counters(&self, id: RunId) -> RunCounters {
+        if !self.runs.contains_key(&id) {
+            return RunCounters::default();
+        }
+        RunCounters {
+            resident_bytes: 32 << 20,
+            overhead_bytes: 128 << 10,
+            run_ns: 1_500_000_000,
+            console_dropped_bytes: 0,
+            exits: Vec::from([("fault", 16), ("uart", 4)]),
+        }
+    }
+
+    fn console_read(&mut self, id: RunId, out: &mut [u8]) -> usize {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return 0;
+        };
+        let mut bytes = 0usize;
+        for (to, from) in out
+            .iter_mut()
+            .zip(core::iter::from_fn(|| run.out.pop_front()))
+        {
+            *to = from;
+            bytes = bytes.saturating_add(1);
+        }
+        bytes
+    }
+
+    fn console_write(&mut self, id: RunId, input: &[u8]) -> usize {
+        let (input_max, echo) = (self.input_max, self.echo);
+        let Some(run) = self.runs.get_mut(&id) else {
+            return 0;
+        };
+        let room = input_max.saturating_sub(run.typed.len()).min(input.len());
+        let taken = input.get(..room).unwrap_or_default();
+        run.typed.extend_from_slice(taken);
+        if echo {
+            run.out.extend(taken);
+        }
+        room
+    }
+
+    fn power(&mut self, action: PowerAction) {
+        self.powered = Some(action);
+    }
+}
+
+/// Names of the images and runs there are, for messages of tests that look for leaks.
+impl FakeBackend {
+    /// Returns the names of the VMs that hold resources.
+    pub fn running(&self) -> Vec<String> {
+        self.runs
+            .values()
+            .map(|run| run.plan.name.clone())
+            .collect()
+    }
+}

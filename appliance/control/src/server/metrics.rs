@@ -1,0 +1,180 @@
+//! `/metrics`: Prometheus text format, version 0.0.4.
+
+use alloc::string::String;
+use core::fmt::Write as _;
+
+use api::VmState;
+
+use super::Server;
+use crate::backend::Backend;
+use crate::clock::SECOND_NS;
+use crate::http::reply::Reply;
+
+/// Media type of the text format.
+const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Writes one family after another. Labels here are names and words of our own, none of
+/// which can hold a quote, a backslash or a line break.
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, args: core::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = self.0.write_fmt(args);
+        self.0.push('\n');
+    }
+}
+
+/// Nanoseconds as seconds, exactly.
+fn seconds(ns: u64) -> String {
+    alloc::format!("{}.{:09}", ns / SECOND_NS, ns % SECOND_NS)
+}
+
+impl Server {
+    /// Counts an answered request.
+    pub(crate) fn count(&mut self, pattern: &'static str, status: u16) {
+        let count = self.requests.entry((pattern, status)).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    pub(super) fn metrics(&self, backend: &dyn Backend) -> Reply {
+        let mut text = Text(String::new());
+        self.host_metrics(&mut text, backend);
+        self.vm_metrics(&mut text, backend);
+        text.family(
+            "skete_api_requests_total",
+            "counter",
+            "Requests answered, by route and status.",
+        );
+        for ((route, code), count) in &self.requests {
+            text.line(format_args!(
+                "skete_api_requests_total{{route=\"{route}\",code=\"{code}\"}} {count}"
+            ));
+        }
+        Reply::text(MEDIA_TYPE, text.0)
+    }
+
+    fn host_metrics(&self, text: &mut Text, backend: &dyn Backend) {
+        let host = backend.host();
+        text.family("skete_build_info", "gauge", "Version of the appliance.");
+        text.line(format_args!(
+            "skete_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        ));
+        text.family(
+            "skete_uptime_seconds",
+            "gauge",
+            "Time since the hypervisor started.",
+        );
+        text.line(format_args!(
+            "skete_uptime_seconds {}",
+            seconds(self.now_ns)
+        ));
+        text.family("skete_host_cores", "gauge", "Cores in use.");
+        text.line(format_args!("skete_host_cores {}", host.cores));
+        text.family(
+            "skete_host_memory_bytes",
+            "gauge",
+            "RAM of the machine, by use.",
+        );
+        for (state, bytes) in [
+            ("total", host.ram_bytes),
+            ("free", host.free_bytes),
+            ("core", host.core_bytes),
+            ("root", host.root_bytes),
+            ("granted", host.granted_bytes),
+        ] {
+            text.line(format_args!(
+                "skete_host_memory_bytes{{state=\"{state}\"}} {bytes}"
+            ));
+        }
+        text.family(
+            "skete_api_connections",
+            "gauge",
+            "Connections being served.",
+        );
+        text.line(format_args!(
+            "skete_api_connections {}",
+            self.connections.used()
+        ));
+    }
+
+    fn vm_metrics(&self, text: &mut Text, backend: &dyn Backend) {
+        text.family(
+            "skete_vm_state",
+            "gauge",
+            "1 for the state that the VM is in.",
+        );
+        for (name, vm) in &self.vms {
+            for state in VmState::ALL {
+                text.line(format_args!(
+                    "skete_vm_state{{vm=\"{name}\",state=\"{}\"}} {}",
+                    state.name(),
+                    u8::from(vm.state() == state)
+                ));
+            }
+        }
+        text.family(
+            "skete_vm_starts_total",
+            "counter",
+            "How often the VM was started.",
+        );
+        for (name, vm) in &self.vms {
+            text.line(format_args!(
+                "skete_vm_starts_total{{vm=\"{name}\"}} {}",
+                vm.starts
+            ));
+        }
+        text.family(
+            "skete_vm_memory_bytes",
+            "gauge",
+            "Memory of the VM, by kind.",
+        );
+        for (name, vm) in &self.vms {
+            let live = vm.run().map(|run| backend.vm_counters(run));
+            let counters = live.as_ref().unwrap_or(&vm.counters);
+            for (kind, bytes) in [
+                ("configured", vm.spec.memory_bytes),
+                ("resident", counters.resident_bytes),
+                ("overhead", counters.overhead_bytes),
+            ] {
+                text.line(format_args!(
+                    "skete_vm_memory_bytes{{vm=\"{name}\",kind=\"{kind}\"}} {bytes}"
+                ));
+            }
+        }
+        text.family(
+            "skete_vm_vcpu_seconds_total",
+            "counter",
+            "Time that the VM's vCPUs spent on a core since its last start.",
+        );
+        for (name, vm) in &self.vms {
+            let run_ns = vm
+                .run()
+                .map_or(vm.counters.run_ns, |run| backend.vm_counters(run).run_ns);
+            text.line(format_args!(
+                "skete_vm_vcpu_seconds_total{{vm=\"{name}\"}} {}",
+                seconds(run_ns)
+            ));
+        }
+        text.family(
+            "skete_vm_exits_total",
+            "counter",
+            "Exits of the VM since its last start, by reason.",
+        );
+        for (name, vm) in &self.vms {
+            let live = vm.run().map(|run| backend.vm_counters(run));
+            let counters = live.as_ref().unwrap_or(&vm.counters);
+            for (reason, count) in &counters.exits {
+                text.line(format_args!(
+                    "skete_vm_exits_total{{vm=\"{name}\",reason=\"{reason}\"}} {count}"
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The control server against a fake machine: what clients see, whatever they send.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a test that is wrong may panic"
+)]
+
+mod requests;
+mod support;

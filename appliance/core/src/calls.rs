@@ -1,0 +1,262 @@
+//! Core calls: what root asks (guest-abi's `core_call` is the contract).
+//!
+//! Root may be wrong or hostile. Every address it passes must lie in frames that its own
+//! stage 2 shows and that were granted, so the table that bounds root is also the ledger;
+//! what it points at is copied once and then looked at.
+#![expect(unsafe_code, reason = "copies plain records from and to granted frames")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arch::{Ipa, Pa};
+use guest_abi::core_call::{
+    CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState,
+};
+use guest_abi::map;
+use guest_abi::root_boot::VMS_MAX;
+
+use crate::guest::{self, ROOT_SLOT, Vcpu, Vm};
+use crate::memory::{self, FRAME, Frames};
+use crate::{hw, root, schedule, timer};
+
+/// Largest grant: 2 MiB, so that root's window stays a few leaves.
+const GRANT_ORDER_MAX: u64 = 9;
+/// Bytes that one VmCopyIn copies at the most, to bound the time at EL2.
+const COPY_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes granted to root at the moment.
+static GRANTED: AtomicU64 = AtomicU64::new(0);
+
+/// Answers a call of root's.
+pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
+    let [_, a, b, c, d, ..] = vcpu.gpr;
+    let result = match call {
+        CoreCall::FramesGrant => grant(vcpu.vm(), a).map(|pa| [pa, 0]),
+        CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
+        CoreCall::VmCreate => create(vcpu.vm(), a),
+        CoreCall::VmCopyIn => copy_in(vcpu.vm(), a, b, c, d).map(|copied| [copied, 0]),
+        CoreCall::VmEntry => entry(a, b, c).map(|()| [0; 2]),
+        CoreCall::VmStart => start(a).map(|()| [0; 2]),
+        CoreCall::VmStop => stop(a).map(|()| [0; 2]),
+        CoreCall::VmDestroy => destroy(a).map(|()| [0; 2]),
+        CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
+        CoreCall::VmConsole => console(a).map(|()| [0; 2]),
+        CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
+    };
+    let (status, [first, second]) = match result {
+        Ok(values) => (Status::Ok, values),
+        Err(status) => (status, [0; 2]),
+    };
+    vcpu.set_reg(0, status.to_x0());
+    vcpu.set_reg(1, first);
+    vcpu.set_reg(2, second);
+}
+
+fn find(handle: u64) -> Result<&'static Vm, Status> {
+    guest::by_handle(handle).ok_or(Status::NoVm)
+}
+
+/// Checks that `bytes` from `pa` lie in frames granted to root.
+fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
+    let start = Pa::new(pa).ok_or(Status::NotGranted)?;
+    let end = pa.checked_add(bytes).ok_or(Status::NotGranted)?;
+    let gmap = root.gmap.lock();
+    let mut at = pa & !(FRAME - 1);
+    while at < end {
+        let page = Pa::new(at).ok_or(Status::NotGranted)?;
+        let ipa = root::window(page).ok_or(Status::NotGranted)?;
+        let shown = gmap.translate(&Frames, ipa).map(|(pa, _)| pa);
+        if shown != Some(page) || !memory::is_pool(page) || is_shared(page) {
+            return Err(Status::NotGranted);
+        }
+        at += FRAME;
+    }
+    Ok(start)
+}
+
+/// Returns whether a frame is shown to root without being granted: the doorbell, or the
+/// console pages of a VM.
+fn is_shared(pa: Pa) -> bool {
+    let base = pa.align_down(guest_abi::vm_shared::VM_SHARED_BYTES as u64);
+    root::is_doorbell(pa)
+        || (0..VMS_MAX)
+            .filter_map(guest::by_slot)
+            .any(|vm| vm.shared_pa == base)
+}
+
+fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
+    if order > GRANT_ORDER_MAX {
+        return Err(Status::Invalid);
+    }
+    let order = order as u8;
+    let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
+    if root::show_ram(root, pa, FRAME << order).is_err() {
+        memory::free(pa, order);
+        return Err(Status::Exhausted);
+    }
+    GRANTED.fetch_add(FRAME << order, Ordering::Relaxed);
+    Ok(pa.raw())
+}
+
+fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
+    if order > GRANT_ORDER_MAX {
+        return Err(Status::Invalid);
+    }
+    let bytes = FRAME << order;
+    if pa & (bytes - 1) != 0 {
+        return Err(Status::Invalid);
+    }
+    let start = granted(root, pa, bytes)?;
+    let ipa = root::window(start).ok_or(Status::NotGranted)?;
+    root.gmap
+        .lock()
+        .unmap(&mut Frames, ipa, bytes)
+        .map_err(|_| Status::Exhausted)?;
+    memory::free(start, order as u8);
+    GRANTED.fetch_sub(bytes, Ordering::Relaxed);
+    Ok(())
+}
+
+fn create(root: &Vm, config_pa: u64) -> Result<[u64; 2], Status> {
+    let pa = granted(root, config_pa, size_of::<VmConfig>() as u64)?;
+    if !pa.is_aligned(8) {
+        return Err(Status::Invalid);
+    }
+    // SAFETY: the range is granted RAM, mapped in the linear map and aligned; root may
+    // change it meanwhile, so it is read once, and any bytes are a valid VmConfig.
+    let config = unsafe { core::ptr::read_volatile(memory::ptr::<VmConfig>(pa)) };
+    let vm = guest::create_guest(&config)?;
+    if root::share(vm).is_err() {
+        let _ = guest::destroy(vm, || ());
+        return Err(Status::Exhausted);
+    }
+    Ok([vm.handle(), vm.shared_pa.raw()])
+}
+
+fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<u64, Status> {
+    let vm = find(handle)?;
+    if vm.state() != VmState::Built {
+        return Err(Status::BadState);
+    }
+    let end = ipa.checked_add(bytes).ok_or(Status::OutsideRam)?;
+    if ipa < map::RAM_BASE || end > map::RAM_BASE + vm.ram_bytes {
+        return Err(Status::OutsideRam);
+    }
+    let bytes = bytes.min(COPY_BYTES_MAX);
+    let source = granted(root, source, bytes)?;
+    let mut done = 0;
+    let mut gmap = vm.gmap.lock();
+    while done < bytes {
+        let at = ipa + done;
+        let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;
+        let frame = gmap
+            .populate(&mut Frames, page)
+            .map_err(|_| Status::Exhausted)?;
+        let within = at & (FRAME - 1);
+        let n = (FRAME - within).min(bytes - done);
+        let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
+        let from = source.checked_add(done).ok_or(Status::NotGranted)?;
+        memory::copy(to, from, n);
+        // The guest starts with its caches off, and runs what was copied.
+        hw::clean_to_poc(memory::va(to), n);
+        done += n;
+    }
+    Ok(done)
+}
+
+fn entry(handle: u64, pc: u64, x0: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    if vm.state() != VmState::Built {
+        return Err(Status::BadState);
+    }
+    if pc & 3 != 0 || pc < map::RAM_BASE || pc >= map::RAM_BASE + vm.ram_bytes {
+        return Err(Status::OutsideRam);
+    }
+    let vcpu = vm.vcpu(0).ok_or(Status::Invalid)?;
+    *vcpu.start.lock() = Some((pc, x0));
+    Ok(())
+}
+
+fn start(handle: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    let vcpu = vm.vcpu(0).ok_or(Status::Invalid)?;
+    let (pc, x0) = vcpu.start.lock().take().ok_or(Status::BadState)?;
+    if !vm.change_state(VmState::Built, VmState::Running) {
+        return Err(Status::BadState);
+    }
+    schedule::power_on(vcpu, pc, x0);
+    Ok(())
+}
+
+fn stop(handle: u64) -> Result<(), Status> {
+    schedule::stop(find(handle)?, VmState::Killed);
+    Ok(())
+}
+
+fn destroy(handle: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    let shared = vm.shared_pa;
+    let slot = vm.slot;
+    guest::destroy(vm, || root::unshare(shared))?;
+    debug_assert!(slot < ROOT_SLOT);
+    Ok(())
+}
+
+/// Writes a record to granted memory.
+fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
+    let to = granted(root, pa, size_of::<T>() as u64)?;
+    if !to.is_aligned(align_of::<T>() as u64) {
+        return Err(Status::Invalid);
+    }
+    // SAFETY: the range is granted RAM, mapped in the linear map and aligned; no Rust
+    // object of core's lives there.
+    unsafe { core::ptr::write_volatile(memory::ptr::<T>(to), *record) };
+    Ok(())
+}
+
+fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    let mut exits = [0_u64; EXIT_CLASSES];
+    let mut ticks = 0;
+    for vcpu in vm.all_vcpus() {
+        for (sum, n) in exits.iter_mut().zip(&vcpu.exits) {
+            *sum = sum.wrapping_add(n.load(Ordering::Relaxed));
+        }
+        ticks += vcpu.run_ticks.load(Ordering::Relaxed);
+    }
+    let stats = vm.gmap.lock().stats();
+    let info = VmInfo {
+        state: vm.state() as u32,
+        reason: vm.reason.load(Ordering::Relaxed),
+        reason_pc: vm.reason_pc.load(Ordering::Relaxed),
+        resident_bytes: stats.resident_bytes,
+        overhead_bytes: vm.overhead_bytes(),
+        exits,
+        leaves: stats.leaves,
+        run_ns: timer::nanoseconds(ticks),
+    };
+    write_out(root, out, &info)
+}
+
+fn console(handle: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    let high = vm.serial.lock().poll(vm.shared());
+    let kick = vm.vgic.lock().set_level(0, map::UART_INTID, high);
+    schedule::deliver(vm, kick);
+    Ok(())
+}
+
+fn host_info(root: &Vm, out: u64) -> Result<(), Status> {
+    let usage = memory::usage();
+    let stats = root.gmap.lock().stats();
+    let info = HostInfo {
+        ram_bytes: usage.ram,
+        free_bytes: usage.free,
+        core_bytes: usage.core,
+        root_bytes: stats.resident_bytes + root.overhead_bytes(),
+        granted_bytes: GRANTED.load(Ordering::Relaxed),
+        uptime_ns: timer::nanoseconds(hw::cntpct()),
+        vms: guest::count(),
+        vms_max: VMS_MAX as u32,
+    };
+    write_out(root, out, &info)
+}

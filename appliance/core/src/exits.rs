@@ -1,0 +1,201 @@
+//! Synchronous exits: decoded once, answered here or in the file named for it.
+
+use core::sync::atomic::Ordering;
+
+use ::vcpu::exit::{DataAbort, Fault, InstructionAbort, Wait};
+use ::vcpu::inject::{self, Cause, Stopped};
+use ::vcpu::Exit;
+use arch::Ipa;
+use gmap::Access;
+use guest_abi::core_call::{ExitClass, VmState};
+use guest_abi::map::RAM_BASE;
+
+use crate::guest::Vcpu;
+use crate::memory::Frames;
+use crate::{console, hw, hypercall, mmio, schedule, sysreg, world};
+
+/// The guest did something that needs core.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
+#[unsafe(no_mangle)]
+extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
+    let esr = hw::esr_el2();
+    match Exit::decode(esr, hw::far_el2(), hw::hpfar_el2()) {
+        Exit::Hvc { .. } => {
+            vcpu.count(ExitClass::Call);
+            hypercall::hvc(vcpu);
+        }
+        Exit::DataAbort(abort) => data_abort(vcpu, abort, esr),
+        Exit::InstructionAbort(abort) => instruction_abort(vcpu, abort, esr),
+        Exit::Sysreg {
+            register,
+            rt,
+            write,
+        } => {
+            vcpu.count(ExitClass::Sysreg);
+            sysreg::access(vcpu, register, rt, write);
+        }
+        Exit::Wait { kind, .. } => {
+            vcpu.count(ExitClass::Wait);
+            skip(vcpu);
+            match kind {
+                Wait::Wfi => schedule::block(vcpu),
+                // A wait with a deadline, or for an event, may end at any time: the others
+                // of this core get their turn, and it looks again.
+                Wait::Wfe | Wait::Wfit | Wait::Wfet => schedule::yield_now(),
+            }
+        }
+        Exit::Smc { .. } => {
+            vcpu.count(ExitClass::Call);
+            // Unlike HVC, a trapped SMC leaves ELR_EL2 on the SMC itself.
+            skip(vcpu);
+            hypercall::smc(vcpu);
+        }
+        Exit::FpTrap
+        | Exit::SveTrap
+        | Exit::SmeTrap
+        | Exit::PauthTrap
+        | Exit::IllegalState
+        | Exit::PcAlignment
+        | Exit::SpAlignment
+        | Exit::Debug { .. }
+        | Exit::SError
+        | Exit::Unknown { .. } => undefined(vcpu),
+    }
+    schedule::leave(vcpu)
+}
+
+#[inline(always)]
+fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
+    let Some(ipa) = abort.ipa else {
+        // A permission fault: the page is there, and not for this.
+        return refuse_data(vcpu, &abort);
+    };
+    if ipa.raw() < RAM_BASE {
+        match abort.access {
+            Some(access) if !abort.on_walk && !abort.cache => {
+                mmio::access(vcpu, ipa, access, abort.write);
+            }
+            // Maintenance of a line that no cache holds has nothing to do.
+            _ if abort.cache => skip(vcpu),
+            // The syndrome does not say what the instruction was, and reading guest code
+            // to find out would be a race with the guest.
+            _ => refuse_data(vcpu, &abort),
+        }
+        return;
+    }
+    let access = if abort.write {
+        Access::WRITE
+    } else {
+        Access::READ
+    };
+    if !stage2_fault(vcpu, ipa, abort.fault, access, esr) {
+        refuse_data(vcpu, &abort);
+    }
+}
+
+fn instruction_abort(vcpu: &mut Vcpu, abort: InstructionAbort, esr: u64) {
+    let served = abort
+        .ipa
+        .is_some_and(|ipa| stage2_fault(vcpu, ipa, abort.fault, Access::EXEC, esr));
+    if !served {
+        let cause = Cause::InstructionAbort {
+            far: abort.far.unwrap_or(vcpu.pc),
+            walk_level: abort.on_walk.then_some(0),
+        };
+        take(vcpu, cause);
+    }
+}
+
+/// Moves past the instruction that trapped.
+#[inline(always)]
+pub(crate) fn skip(vcpu: &mut Vcpu) {
+    vcpu.pc = vcpu.pc.wrapping_add(4);
+}
+
+/// Answers a fault in RAM; false if there is nothing to answer it with.
+fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u64) -> bool {
+    vcpu.count(ExitClass::Fault);
+    match fault {
+        Fault::Translation | Fault::AccessFlag | Fault::Permission => {}
+        Fault::AddressSize | Fault::External | Fault::ExternalOnWalk | Fault::Other(_) => {
+            return false;
+        }
+    }
+    let result = vcpu.vm().gmap.lock().fault(&mut Frames, ipa, access);
+    match result {
+        Ok(_) => true,
+        Err(gmap::FaultError::OutOfMemory) => {
+            console::println!(
+                "no memory left for the VM in slot {}: it is stopped",
+                vcpu.vm().slot
+            );
+            crash(vcpu, esr);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Ends the VM as crashed.
+pub(crate) fn crash(vcpu: &mut Vcpu, esr: u64) {
+    let vm = vcpu.vm();
+    vm.reason.store(esr as u32, Ordering::Relaxed);
+    vm.reason_pc.store(vcpu.pc, Ordering::Relaxed);
+    schedule::stop(vm, VmState::Crashed);
+}
+
+/// Makes the guest take an undefined-instruction exception.
+pub(crate) fn undefined(vcpu: &mut Vcpu) {
+    take(vcpu, Cause::Undefined);
+}
+
+/// Makes the guest take a synchronous external abort for a load or store.
+fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
+    let cause = Cause::DataAbort {
+        far: abort.far.unwrap_or(0),
+        write: abort.write,
+        walk_level: abort.on_walk.then_some(0),
+    };
+    take(vcpu, cause);
+}
+
+/// Performs the entry to EL1 that `cause` asks for, on the loaded `vcpu`.
+fn take(vcpu: &mut Vcpu, cause: Cause) {
+    vcpu.count(ExitClass::Injected);
+    let entered = inject::take(
+        cause,
+        Stopped {
+            pc: vcpu.pc,
+            pstate: vcpu.pstate,
+            vbar: hw::vbar_el1(),
+            sctlr: hw::sctlr_el1(),
+            fields: world::pstate_fields(),
+        },
+    );
+    hw::set_elr_el1(entered.elr);
+    hw::set_spsr_el1(entered.spsr);
+    hw::set_esr_el1(entered.esr);
+    if let Some(far) = entered.far {
+        hw::set_far_el1(far);
+    }
+    vcpu.pc = entered.pc;
+    vcpu.pstate = entered.pstate;
+}
+
+/// A guest's asynchronous abort: the machine's memory or a device failed under it.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
+#[unsafe(no_mangle)]
+extern "C" fn exit_serror(vcpu: &mut Vcpu) -> *mut Vcpu {
+    let esr = hw::esr_el2();
+    crash(vcpu, esr);
+    schedule::leave(vcpu)
+}
+
+/// A guest in AArch32: it cannot get there, and if it does, it goes no further.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
+#[unsafe(no_mangle)]
+extern "C" fn exit_aarch32(vcpu: &mut Vcpu) -> *mut Vcpu {
+    let esr = hw::esr_el2();
+    crash(vcpu, esr);
+    schedule::leave(vcpu)
+}

@@ -1,0 +1,549 @@
+//! VMs and their vCPUs: the records core keeps, and who may reach them.
+//!
+//! A [`Vm`] and its [`Vcpu`]s live in frames of their own, found through a fixed table.
+//! They are built whole before anyone can see them, and freed only when every vCPU is
+//! off and no core holds one, so a reference from the table stays good while it is used.
+#![expect(unsafe_code, reason = "records live in frames, reached by pointer")]
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use ::vcpu::reset;
+use arch::{Ipa, Pa};
+use gmap::{Features, Gmap};
+use guest_abi::core_call::{EXIT_CLASSES, ExitClass, Status, VmConfig, VmState};
+use guest_abi::map;
+use guest_abi::root_boot::VMS_MAX;
+use guest_abi::vm_shared::{VM_SHARED_BYTES, VmShared};
+use spin::Mutex;
+use uart::Pl031;
+use vgic::{LrSet, Vgic};
+
+use crate::memory::{self, Frames};
+use crate::regs::{El1Regs, FpRegs};
+use crate::serial::Serial;
+use crate::{hw, per_cpu, world};
+
+/// Slot of root, behind the guests'.
+pub(crate) const ROOT_SLOT: usize = VMS_MAX;
+/// Slots.
+pub(crate) const SLOTS: usize = VMS_MAX + 1;
+const VCPUS_MAX: usize = map::VCPUS_MAX as usize;
+/// Numbers a vCPU can have: slot times 8, plus its index.
+pub(crate) const VCPU_IDS: usize = SLOTS * VCPUS_MAX;
+
+/// Order of the block that a [`Vm`] lives in: 16 KiB.
+const VM_ORDER: u8 = 2;
+/// Order of the block that a [`Vcpu`] lives in: 4 KiB.
+const VCPU_ORDER: u8 = 0;
+/// Order of the block that [`VmShared`] lives in: 16 KiB.
+const SHARED_ORDER: u8 = 2;
+const _: () = assert!(size_of::<Vm>() <= 4096 << VM_ORDER);
+const _: () = assert!(VM_SHARED_BYTES == 4096 << SHARED_ORDER);
+
+/// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
+const GUEST_IPA_BITS: u8 = 40;
+
+/// Whether a vCPU wants to run. Changes only under the lock of its home core's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Run {
+    /// Off: started by PSCI or by root.
+    Off = 0,
+    /// In its home core's queue.
+    Queued = 1,
+    /// On its home core.
+    Running = 2,
+    /// Waiting for an interrupt. It may still be loaded.
+    Blocked = 3,
+}
+
+impl Run {
+    fn from_u8(raw: u8) -> Self {
+        match raw {
+            1 => Self::Queued,
+            2 => Self::Running,
+            3 => Self::Blocked,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// One vCPU, as its home core has it: nobody else touches this. `vectors.S` knows the
+/// offsets of the first three fields.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Vcpu {
+    /// x0 to x30.
+    pub(crate) gpr: [u64; 31],
+    /// Where it goes on.
+    pub(crate) pc: u64,
+    /// PSTATE, as SPSR_EL2 has it.
+    pub(crate) pstate: u64,
+    /// The part that other cores may touch.
+    control: &'static VcpuControl,
+    /// EL1 registers, while it is not on a core.
+    pub(crate) el1: El1Regs,
+    /// FP registers, while it is not on a core.
+    pub(crate) fp: FpRegs,
+    /// The list registers' image.
+    pub(crate) lrs: LrSet,
+    /// CNTPCT_EL0 when it was last put on a core.
+    pub(crate) on_since: u64,
+}
+const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
+const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
+
+impl core::ops::Deref for Vcpu {
+    type Target = VcpuControl;
+
+    #[inline(always)]
+    fn deref(&self) -> &VcpuControl {
+        self.control
+    }
+}
+
+/// What every core may touch of a vCPU: atomics, locks, and what never changes.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct VcpuControl {
+    /// Its VM.
+    vm: NonNull<Vm>,
+    /// Its number in the VM.
+    pub(crate) index: usize,
+    /// Its number on the machine.
+    pub(crate) id: u16,
+    /// The core it runs on.
+    pub(crate) home: usize,
+    /// Where it is to start: PC and x0, from when that is asked for until it happens.
+    pub(crate) start: Mutex<Option<(u64, u64)>>,
+    run: AtomicU8,
+    /// The model has something for the list registers, or the VM has to stop.
+    pub(crate) attention: AtomicBool,
+    /// Exits by class. Written by the home core alone.
+    pub(crate) exits: [AtomicU64; EXIT_CLASSES],
+    /// Ticks spent on a core. Written by the home core alone.
+    pub(crate) run_ticks: AtomicU64,
+    private: AtomicPtr<Vcpu>,
+}
+
+/// The two parts of a vCPU, in one frame.
+#[repr(C)]
+struct VcpuFrame {
+    private: Vcpu,
+    control: VcpuControl,
+}
+const _: () = assert!(size_of::<VcpuFrame>() <= 4096 << VCPU_ORDER);
+
+impl VcpuControl {
+    /// Returns its VM.
+    #[inline(always)]
+    pub(crate) fn vm(&self) -> &'static Vm {
+        // SAFETY: a VM outlives its vCPUs (`destroy`), and is only ever reached shared.
+        unsafe { self.vm.as_ref() }
+    }
+
+    /// Returns whether it wants to run. The caller holds the home core's queue, or may
+    /// live with an answer that is old.
+    pub(crate) fn run(&self) -> Run {
+        Run::from_u8(self.run.load(Ordering::Acquire))
+    }
+
+    /// Changes whether it wants to run. The caller holds the home core's queue.
+    pub(crate) fn set_run(&self, run: Run) {
+        self.run.store(run as u8, Ordering::Release);
+    }
+
+    /// Counts an exit, on the home core.
+    #[inline(always)]
+    pub(crate) fn count(&self, class: ExitClass) {
+        if let Some(n) = self.exits.get(class as usize) {
+            n.store(n.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Vcpu {
+    /// Returns register `n` of an instruction, 31 being zero.
+    #[inline(always)]
+    pub(crate) fn reg(&self, n: u8) -> u64 {
+        self.gpr.get(usize::from(n)).copied().unwrap_or(0)
+    }
+
+    /// Sets register `n` of an instruction, 31 being nowhere.
+    #[inline(always)]
+    pub(crate) fn set_reg(&mut self, n: u8, value: u64) {
+        if let Some(reg) = self.gpr.get_mut(usize::from(n)) {
+            *reg = value;
+        }
+    }
+
+    /// Sets all registers to what a vCPU finds when it is switched on.
+    pub(crate) fn reset(&mut self, pc: u64, x0: u64) {
+        self.gpr = [0; 31];
+        if let Some(reg) = self.gpr.first_mut() {
+            *reg = x0;
+        }
+        self.pc = pc;
+        self.pstate = reset::PSTATE;
+        self.el1 = El1Regs {
+            sctlr: reset::SCTLR_EL1,
+            vmpidr: vgic::mpidr(self.index as u32),
+            cntvoff: self.vm().cntvoff,
+            ..El1Regs::default()
+        };
+        self.fp = FpRegs::ZERO;
+        self.lrs = LrSet::new(world::list_registers());
+    }
+}
+
+/// One VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    /// Its slot in the table.
+    pub(crate) slot: usize,
+    /// Tells this VM from an earlier one in the same slot.
+    pub(crate) generation: u32,
+    /// Bytes of RAM.
+    pub(crate) ram_bytes: u64,
+    /// VTTBR_EL2 and VTCR_EL2.
+    pub(crate) vttbr: u64,
+    pub(crate) vtcr: u64,
+    /// CNTVOFF_EL2: its virtual time starts at zero.
+    pub(crate) cntvoff: u64,
+    /// Number of vCPUs.
+    pub(crate) vcpus: usize,
+    /// A [`VmState`].
+    state: AtomicU32,
+    /// Set when every vCPU has to leave for good.
+    pub(crate) stopping: AtomicBool,
+    /// Why it crashed: ESR_EL2 and PC.
+    pub(crate) reason: AtomicU32,
+    pub(crate) reason_pc: AtomicU64,
+    /// The page shared with root.
+    pub(crate) shared_pa: Pa,
+    /// Stage 2.
+    pub(crate) gmap: Mutex<Gmap>,
+    /// Interrupts.
+    pub(crate) vgic: Mutex<Vgic>,
+    /// The UART.
+    pub(crate) serial: Mutex<Serial>,
+    /// The real-time clock.
+    pub(crate) clock: Mutex<Pl031>,
+}
+
+impl Vm {
+    /// Returns where it is in its life.
+    pub(crate) fn state(&self) -> VmState {
+        VmState::from_u32(self.state.load(Ordering::Acquire)).unwrap_or(VmState::Crashed)
+    }
+
+    /// Moves it from `from` to `to`, unless someone else was quicker.
+    pub(crate) fn change_state(&self, from: VmState, to: VmState) -> bool {
+        let changed = self
+            .state
+            .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        if changed {
+            self.shared().state.store(to as u32, Ordering::Release);
+        }
+        changed
+    }
+
+    /// Returns whether this is root.
+    #[inline(always)]
+    pub(crate) fn is_root(&self) -> bool {
+        self.slot == ROOT_SLOT
+    }
+
+    /// Returns the pages shared with root.
+    pub(crate) fn shared(&self) -> &'static VmShared {
+        // SAFETY: the block was allocated zeroed for this, lives as long as the VM, and
+        // holds only atomics, so that root's writes are no data race.
+        unsafe { &*memory::ptr::<VmShared>(self.shared_pa) }
+    }
+
+    /// Returns vCPU `index`, if the VM has it.
+    pub(crate) fn vcpu(&self, index: usize) -> Option<&'static VcpuControl> {
+        if index >= self.vcpus {
+            return None;
+        }
+        by_id(self.slot * VCPUS_MAX + index)
+    }
+
+    /// Returns every vCPU.
+    pub(crate) fn all_vcpus(&self) -> impl Iterator<Item = &'static VcpuControl> {
+        let (slot, count) = (self.slot, self.vcpus);
+        (0..count).filter_map(move |index| by_id(slot * VCPUS_MAX + index))
+    }
+
+    /// Returns the name root knows it by: slot and generation.
+    pub(crate) fn handle(&self) -> u64 {
+        u64::from(self.generation) << 32 | self.slot as u64
+    }
+
+    /// Returns the bytes core uses for it beyond its RAM.
+    pub(crate) fn overhead_bytes(&self) -> u64 {
+        let tables = self.gmap.lock().stats().table_bytes;
+        tables
+            + (memory::FRAME << VM_ORDER)
+            + (memory::FRAME << SHARED_ORDER)
+            + self.vcpus as u64 * (memory::FRAME << VCPU_ORDER)
+    }
+}
+
+static VMS: [AtomicPtr<Vm>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
+static VCPUS: [AtomicPtr<VcpuControl>; VCPU_IDS] = [const { AtomicPtr::new(ptr::null_mut()) }; VCPU_IDS];
+/// Serialises creating and destroying; holds the last generation given out.
+static LIFECYCLE: Mutex<u32> = Mutex::new(0);
+
+/// Returns the VM in `slot`.
+pub(crate) fn by_slot(slot: usize) -> Option<&'static Vm> {
+    let vm = VMS.get(slot)?.load(Ordering::Acquire);
+    // SAFETY: the pointer is null or to a VM that was published whole; see the module.
+    unsafe { vm.as_ref() }
+}
+
+/// Returns the VM with this handle.
+pub(crate) fn by_handle(handle: u64) -> Option<&'static Vm> {
+    let slot = usize::try_from(handle & 0xffff_ffff).ok()?;
+    by_slot(slot).filter(|vm| vm.handle() == handle && !vm.is_root())
+}
+
+/// Returns the vCPU with this number.
+pub(crate) fn by_id(id: usize) -> Option<&'static VcpuControl> {
+    let vcpu = VCPUS.get(id)?.load(Ordering::Acquire);
+    // SAFETY: the pointer is null or to a control part that was published whole.
+    unsafe { vcpu.as_ref() }
+}
+
+/// Returns the pointer by which a core runs the vCPU with this number.
+pub(crate) fn pointer(id: u16) -> *mut Vcpu {
+    by_id(usize::from(id)).map_or(ptr::null_mut(), |c| c.private.load(Ordering::Acquire))
+}
+
+/// Returns how many guests exist.
+pub(crate) fn count() -> u32 {
+    (0..VMS_MAX).filter(|slot| by_slot(*slot).is_some()).count() as u32
+}
+
+/// What [`create`] is to build.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) slot: usize,
+    pub(crate) ram_bytes: u64,
+    pub(crate) vcpus: usize,
+    pub(crate) ipa_bits: u8,
+}
+
+/// Builds a guest. Maps nothing of its RAM.
+pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
+    let vcpus = usize::try_from(config.vcpus).map_err(|_| Status::Invalid)?;
+    if vcpus == 0
+        || vcpus > VCPUS_MAX
+        || config.flags != 0
+        || config.ram_bytes == 0
+        || config.ram_bytes & 0x1f_ffff != 0
+        || config.ram_bytes > map::RAM_MAX_BYTES
+    {
+        return Err(Status::Invalid);
+    }
+    let mut lifecycle = LIFECYCLE.lock();
+    let slot = (0..VMS_MAX)
+        .find(|slot| by_slot(*slot).is_none())
+        .ok_or(Status::Exhausted)?;
+    let plan = Plan {
+        slot,
+        ram_bytes: config.ram_bytes,
+        vcpus,
+        ipa_bits: GUEST_IPA_BITS,
+    };
+    create(&plan, &mut lifecycle)
+}
+
+/// Builds root.
+pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, Status> {
+    let plan = Plan {
+        slot: ROOT_SLOT,
+        ram_bytes,
+        vcpus: 1,
+        ipa_bits,
+    };
+    create(&plan, &mut LIFECYCLE.lock())
+}
+
+/// Blocks that are freed again unless building succeeds.
+struct Blocks {
+    held: [Option<(Pa, u8)>; VCPUS_MAX + 2],
+    len: usize,
+}
+
+impl Blocks {
+    fn alloc(&mut self, order: u8) -> Result<Pa, Status> {
+        let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
+        let place = self.held.get_mut(self.len).ok_or(Status::Exhausted)?;
+        *place = Some((pa, order));
+        self.len += 1;
+        Ok(pa)
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        for (pa, order) in self.held.iter().flatten() {
+            memory::free(*pa, *order);
+        }
+    }
+}
+
+fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
+    let mut blocks = Blocks {
+        held: [None; VCPUS_MAX + 2],
+        len: 0,
+    };
+    let vm_pa = blocks.alloc(VM_ORDER)?;
+    let shared_pa = blocks.alloc(SHARED_ORDER)?;
+    let mut vcpu_pas = [vm_pa; VCPUS_MAX];
+    for pa in vcpu_pas.iter_mut().take(plan.vcpus) {
+        *pa = blocks.alloc(VCPU_ORDER)?;
+    }
+    // VMID 0 is core's own; root's is the highest.
+    let vmid = plan.slot as u16 + 1;
+    let features = Features {
+        fwb: world::has_fwb(),
+        hafdbs: false,
+    };
+    let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
+    let mut gmap = Gmap::new(&mut Frames, vmid, plan.ipa_bits, features)
+        .map_err(|_| Status::Exhausted)?;
+    if gmap.add_ram(&mut Frames, ram, plan.ram_bytes).is_err() {
+        let _ = gmap.destroy(&mut Frames, usize::MAX);
+        return Err(Status::Invalid);
+    }
+    // Nothing fails from here on: the blocks stay.
+    blocks.held = [None; VCPUS_MAX + 2];
+
+    *generation = generation.wrapping_add(1).max(1);
+    let vm = memory::ptr::<Vm>(vm_pa);
+    let value = Vm {
+        slot: plan.slot,
+        generation: *generation,
+        ram_bytes: plan.ram_bytes,
+        vttbr: gmap.vttbr(),
+        vtcr: world::vtcr(plan.ipa_bits),
+        cntvoff: if plan.slot == ROOT_SLOT {
+            0
+        } else {
+            hw::cntpct()
+        },
+        vcpus: plan.vcpus,
+        state: AtomicU32::new(VmState::Built as u32),
+        stopping: AtomicBool::new(false),
+        reason: AtomicU32::new(0),
+        reason_pc: AtomicU64::new(0),
+        shared_pa,
+        gmap: Mutex::new(gmap),
+        vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
+        serial: Mutex::new(Serial::default()),
+        clock: Mutex::new(Pl031::default()),
+    };
+    // SAFETY: the block is ours, large enough (asserted above) and aligned to its size.
+    unsafe { vm.write(value) };
+    // SAFETY: just written, and never moved or freed while it is in the table.
+    let vm: &'static Vm = unsafe { &*vm };
+    {
+        let mut vgic = vm.vgic.lock();
+        for index in 0..plan.vcpus {
+            for timer in [map::VTIMER_INTID, map::PTIMER_INTID] {
+                // Nothing is active yet, so nobody needs to be told.
+                let _ = vgic.set_hardware(index, timer, Some(timer));
+            }
+        }
+    }
+    vm.shared()
+        .state
+        .store(VmState::Built as u32, Ordering::Release);
+    let cores = per_cpu::online().count().max(1);
+    for (index, pa) in vcpu_pas.iter().take(plan.vcpus).enumerate() {
+        // Guests fill the cores from the last: root sits on the first.
+        let home = if plan.slot == ROOT_SLOT {
+            0
+        } else {
+            cores - 1 - (plan.slot + index) % cores
+        };
+        let id = plan.slot * VCPUS_MAX + index;
+        let frame = memory::ptr::<VcpuFrame>(*pa);
+        // SAFETY: the frame is ours and large enough (asserted above); only the place of a
+        // field is computed.
+        let control = unsafe { &raw mut (*frame).control };
+        // SAFETY: as above.
+        let private = unsafe { &raw mut (*frame).private };
+        let value = VcpuControl {
+            vm: NonNull::from(vm),
+            index,
+            id: id as u16,
+            home,
+            start: Mutex::new(None),
+            run: AtomicU8::new(Run::Off as u8),
+            attention: AtomicBool::new(false),
+            exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
+            run_ticks: AtomicU64::new(0),
+            private: AtomicPtr::new(private),
+        };
+        // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
+        unsafe { control.write(value) };
+        let value = Vcpu {
+            gpr: [0; 31],
+            pc: 0,
+            pstate: reset::PSTATE,
+            // SAFETY: just written; it stays until the VM is destroyed, and with it this.
+            control: unsafe { &*control },
+            el1: El1Regs::default(),
+            fp: FpRegs::ZERO,
+            lrs: LrSet::new(world::list_registers()),
+            on_since: 0,
+        };
+        // SAFETY: as for the control part.
+        unsafe { private.write(value) };
+        if let Some(entry) = VCPUS.get(id) {
+            entry.store(control, Ordering::Release);
+        }
+    }
+    if let Some(entry) = VMS.get(plan.slot) {
+        entry.store(ptr::from_ref(vm).cast_mut(), Ordering::Release);
+    }
+    Ok(vm)
+}
+
+/// Frees a VM that does not run, a slice at a time; [`Status::Again`] until it is done.
+///
+/// `last` runs once nothing can fail any more, before the records go.
+pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status> {
+    let _lifecycle = LIFECYCLE.lock();
+    if vm.state() == VmState::Running {
+        return Err(Status::BadState);
+    }
+    // A vCPU that is on its way out, or still loaded somewhere, keeps the VM.
+    if vm.all_vcpus().any(|v| v.run() != Run::Off) || !world::unload(vm) {
+        return Err(Status::Again);
+    }
+    if vm.gmap.lock().destroy(&mut Frames, 256) == gmap::Progress::More {
+        return Err(Status::Again);
+    }
+    last();
+    for index in 0..vm.vcpus {
+        let id = vm.slot * VCPUS_MAX + index;
+        if let Some(entry) = VCPUS.get(id) {
+            let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+            let frame = memory::pa_of(control as u64).align_down(memory::FRAME << VCPU_ORDER);
+            memory::free(frame, VCPU_ORDER);
+        }
+    }
+    let shared = vm.shared_pa;
+    if let Some(entry) = VMS.get(vm.slot) {
+        let vm = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+        memory::free(memory::pa_of(vm as u64), VM_ORDER);
+    }
+    memory::free(shared, SHARED_ORDER);
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Physical interrupts: taken at every exit they cause, and while a core idles.
+
+use core::sync::atomic::Ordering;
+
+use guest_abi::core_call::ExitClass;
+use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
+use vgic::Level;
+
+use crate::guest::{self, ROOT_SLOT, Vcpu};
+use crate::per_cpu::{self, PerCpu};
+use crate::{console, gic, schedule, timer, world};
+
+/// The SGIs and PPIs that core uses on every core.
+pub(crate) const OWN: [u32; 5] = [
+    gic::KICK,
+    gic::MAINTENANCE,
+    timer::INTID,
+    VTIMER_INTID,
+    PTIMER_INTID,
+];
+
+/// An interrupt brought the vCPU out.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
+#[unsafe(no_mangle)]
+extern "C" fn exit_irq(vcpu: &mut Vcpu) -> *mut Vcpu {
+    vcpu.count(ExitClass::Interrupt);
+    take(per_cpu::this());
+    schedule::leave(vcpu)
+}
+
+/// All interrupts are group 1, so nothing signals an FIQ; if one comes, it is ours to drop.
+#[expect(unsafe_code, reason = "called from vectors.S by name")]
+#[unsafe(no_mangle)]
+extern "C" fn exit_fiq(vcpu: &mut Vcpu) -> *mut Vcpu {
+    exit_irq(vcpu)
+}
+
+/// Takes every interrupt that is pending on this core.
+pub(crate) fn take(cpu: &PerCpu) {
+    loop {
+        let intid = gic::acknowledge();
+        match intid {
+            // Whoever kicked left word in `resched` or in `attention`.
+            gic::KICK => done(intid),
+            timer::INTID => {
+                timer::expired(cpu);
+                done(intid);
+            }
+            VTIMER_INTID | PTIMER_INTID => guest_timer(cpu, intid),
+            gic::MAINTENANCE => {
+                if let Some(vcpu) = world::as_mut(cpu.current.load(Ordering::Relaxed)) {
+                    // Refilling ends the condition, and with it the level of the line.
+                    world::refill(vcpu);
+                    vcpu.attention.store(true, Ordering::Relaxed);
+                }
+                done(intid);
+            }
+            gic::SPURIOUS => return,
+            32..=1019 => root_device(intid),
+            other => {
+                console::println!("unexpected interrupt {other} on this core");
+                done(other);
+            }
+        }
+    }
+}
+
+fn done(intid: u32) {
+    gic::drop_priority(intid);
+    gic::deactivate(intid);
+}
+
+/// The timer of the loaded vCPU fired. Its physical interrupt stays active until the guest
+/// deactivates the virtual one, which hardware passes on.
+fn guest_timer(cpu: &PerCpu, intid: u32) {
+    gic::drop_priority(intid);
+    let Some(vcpu) = world::as_mut(cpu.current.load(Ordering::Relaxed)) else {
+        gic::deactivate(intid);
+        return;
+    };
+    let vm = vcpu.vm();
+    let kick = vm.vgic.lock().set_level(vcpu.index, intid, Level::High);
+    schedule::deliver(vm, kick);
+}
+
+/// A device of root's wants attention; root's own end of interrupt deactivates it.
+fn root_device(intid: u32) {
+    gic::drop_priority(intid);
+    let Some(root) = guest::by_slot(ROOT_SLOT) else {
+        gic::deactivate(intid);
+        return;
+    };
+    let kick = root.vgic.lock().set_level(0, intid, Level::High);
+    schedule::deliver(root, kick);
+}

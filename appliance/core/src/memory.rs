@@ -1,0 +1,263 @@
+//! All of RAM, seen once: at [`PHYSMAP`] + PA. The frame pool, and table memory for gmap.
+#![expect(unsafe_code, reason = "the linear map turns physical addresses into memory")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arch::{Ipa, Pa};
+use boot_entry::PHYSMAP;
+use boot_info::{BootInfo, Range};
+use gmap::Pool;
+use spin::Mutex;
+
+use crate::hw;
+
+/// The machine's free frames.
+static POOL: Mutex<Option<Pool<'static>>> = Mutex::new(None);
+/// Bytes of RAM in the machine, and of those the bytes core keeps for itself for good.
+static RAM_BYTES: AtomicU64 = AtomicU64::new(0);
+static CORE_BYTES: AtomicU64 = AtomicU64::new(0);
+/// PA of an empty table: what VTTBR_EL2 points to while another VMID's TLB is maintained.
+static POOL_FROM: AtomicU64 = AtomicU64::new(0);
+static POOL_TO: AtomicU64 = AtomicU64::new(0);
+static EMPTY_TABLE: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of a frame of order 0.
+pub(crate) const FRAME: u64 = 4096;
+
+/// Returns where core sees physical address `pa`.
+#[inline(always)]
+pub(crate) const fn va(pa: Pa) -> u64 {
+    PHYSMAP.wrapping_add(pa.raw())
+}
+
+/// Returns a pointer to the `T` that core keeps at `pa`.
+#[inline(always)]
+pub(crate) const fn ptr<T>(pa: Pa) -> *mut T {
+    va(pa) as *mut T
+}
+
+/// Returns the table that is empty for ever.
+pub(crate) fn empty_table() -> u64 {
+    EMPTY_TABLE.load(Ordering::Relaxed)
+}
+
+/// Gives the frame pool all RAM that nothing else occupies.
+///
+/// `image` is core with its bundle, `taken` what else is in use besides what the firmware
+/// reserved.
+pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
+    let mut first = u64::MAX;
+    let mut end = 0;
+    let mut ram = 0_u64;
+    for range in info.ram.iter() {
+        first = first.min(range.pa);
+        end = end.max(range.end());
+        ram = ram.saturating_add(range.bytes);
+    }
+    RAM_BYTES.store(ram, Ordering::Relaxed);
+    POOL_FROM.store(first, Ordering::Relaxed);
+    POOL_TO.store(end, Ordering::Relaxed);
+    let base = Pa::new(first & !(FRAME - 1)).expect("boot_info accepts addresses below 2^48");
+    let frames = end.saturating_sub(first) / FRAME;
+    let meta_bytes = (Pool::metadata_words(frames) as u64 * 8).next_multiple_of(FRAME);
+
+    // The records go behind the image, where the loader left RAM free.
+    let meta_pa = image.end().next_multiple_of(FRAME);
+    let meta_range = Range::new(meta_pa, meta_bytes).expect("frame records fit in RAM");
+    assert!(
+        info.ram
+            .iter()
+            .any(|r| r.pa <= meta_pa && meta_range.end() <= r.end()),
+        "no room for the frame records behind the image"
+    );
+    // SAFETY: 1. the range is RAM behind the image, mapped in the linear map, and (by the
+    // assertion) inside one bank; 2. it is taken out of what is donated below, so nothing
+    // else refers to it; 3. the words are written before they are read.
+    unsafe { core::ptr::write_bytes((PHYSMAP + meta_pa) as *mut u8, 0, meta_bytes as usize) };
+    // SAFETY: as above.
+    let meta = unsafe {
+        core::slice::from_raw_parts_mut((PHYSMAP + meta_pa) as *mut u64, meta_bytes as usize / 8)
+    };
+    let mut pool = Pool::new(meta, base, frames).expect("records are as large as asked for");
+
+    let mut free = 0_u64;
+    for bank in info.ram.iter() {
+        let mut at = bank.pa.next_multiple_of(FRAME);
+        let bank_end = bank.end() & !(FRAME - 1);
+        while at < bank_end {
+            // The nearest occupied range at or after `at` bounds the free run.
+            let occupied = |r: &Range| r.bytes != 0 && r.end() > at && r.pa < bank_end;
+            let next = info
+                .reserved
+                .iter()
+                .chain(taken.iter().copied())
+                .chain([image, meta_range])
+                .filter(occupied)
+                .min_by_key(|r| r.pa);
+            let (run_end, resume) = match next {
+                Some(r) => (r.pa.max(at) & !(FRAME - 1), r.end().next_multiple_of(FRAME)),
+                None => (bank_end, bank_end),
+            };
+            if run_end > at {
+                let from = Pa::new(at).expect("RAM lies below 2^48");
+                let to = Pa::new(run_end).expect("RAM lies below 2^48");
+                pool.donate(from..to).expect("free runs are disjoint");
+                free += run_end - at;
+            }
+            at = resume;
+        }
+    }
+    CORE_BYTES.store(ram.saturating_sub(free), Ordering::Relaxed);
+    let empty = pool.alloc(0).expect("there is RAM");
+    Frames.scrub_now(empty, 0);
+    EMPTY_TABLE.store(empty.raw(), Ordering::Relaxed);
+    *POOL.lock() = Some(pool);
+}
+
+/// What the machine's memory is used for, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// RAM in the machine.
+    pub(crate) ram: u64,
+    /// In no one's use.
+    pub(crate) free: u64,
+    /// Core's image, records and what the firmware reserved.
+    pub(crate) core: u64,
+}
+
+/// Returns what the machine's memory is used for.
+pub(crate) fn usage() -> Usage {
+    Usage {
+        ram: RAM_BYTES.load(Ordering::Relaxed),
+        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes),
+        core: CORE_BYTES.load(Ordering::Relaxed),
+    }
+}
+
+/// Allocates `4096 << order` zeroed bytes.
+pub(crate) fn alloc_zeroed(order: u8) -> Option<Pa> {
+    let pa = POOL.lock().as_mut()?.alloc(order)?;
+    Frames.scrub_now(pa, order);
+    Some(pa)
+}
+
+/// Scrubs a frame and gives it back.
+pub(crate) fn free(pa: Pa, order: u8) {
+    Frames.scrub_now(pa, order);
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.free(pa, order)
+            .expect("frames are freed once, by who allocated them");
+    }
+}
+
+/// The frame pool and table memory, as gmap sees them.
+#[derive(Debug)]
+pub(crate) struct Frames;
+
+impl Frames {
+    fn entry(table: Pa, index: usize) -> &'static AtomicU64 {
+        assert!(index < 512, "a table has 512 entries");
+        let va = va(table) + index as u64 * 8;
+        // SAFETY: gmap passes only frames it allocated here as tables; they stay mapped in
+        // the linear map for ever, and entries are accessed atomically by everyone.
+        unsafe { AtomicU64::from_ptr(va as *mut u64) }
+    }
+
+    fn scrub_now(&self, pa: Pa, order: u8) {
+        let bytes = FRAME << order;
+        let start = va(pa);
+        let end = start + bytes;
+        // DC ZVA zeroes 64 bytes on every core built so far (DCZID_EL0.BS = 4); core
+        // checks that at start. Zero and clean a line at a time.
+        // SAFETY: the frame is core's to overwrite: it was just allocated or is being
+        // freed, and no Rust object lives in it.
+        unsafe {
+            core::arch::asm!(
+                "2: dc zva, {at}",
+                "dc civac, {at}",
+                "add {at}, {at}, #64",
+                "cmp {at}, {end}",
+                "b.lo 2b",
+                "dsb ish",
+                "ic ialluis",
+                "dsb ish",
+                at = inout(reg) start => _,
+                end = in(reg) end,
+                options(nostack)
+            );
+        }
+    }
+}
+
+impl gmap::Machine for Frames {
+    fn load(&self, table: Pa, index: usize) -> u64 {
+        Self::entry(table, index).load(Ordering::Acquire)
+    }
+
+    fn store(&self, table: Pa, index: usize, value: u64) {
+        Self::entry(table, index).store(value, Ordering::Release);
+        hw::dsb_ishst();
+    }
+
+    fn compare_exchange(&self, table: Pa, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        let result = Self::entry(table, index)
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ());
+        hw::dsb_ishst();
+        result
+    }
+
+    fn scrub(&self, pa: Pa, order: u8) {
+        self.scrub_now(pa, order);
+    }
+
+    fn alloc(&mut self, order: u8) -> Option<Pa> {
+        POOL.lock().as_mut()?.alloc(order)
+    }
+
+    fn free(&mut self, pa: Pa, order: u8) {
+        if let Some(pool) = POOL.lock().as_mut() {
+            pool.free(pa, order)
+                .expect("frames are freed once, by who allocated them");
+        }
+    }
+
+    fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, _level: u8) {
+        hw::tlbi_ipa(vmid, ipa.raw(), empty_table());
+    }
+
+    fn invalidate_vmid(&self, vmid: u16) {
+        hw::tlbi_vmid(vmid, empty_table());
+    }
+}
+
+/// Copies `bytes` from one physical address to another.
+///
+/// Both ranges must be RAM that the caller has the right to read or write.
+pub(crate) fn copy(to: Pa, from: Pa, bytes: u64) {
+    copy_from(to, ptr::<u8>(from), bytes);
+}
+
+/// Copies `bytes` from core's own memory to a physical address.
+pub(crate) fn copy_in(to: Pa, from: &[u8]) {
+    copy_from(to, from.as_ptr(), from.len() as u64);
+}
+
+fn copy_from(to: Pa, from: *const u8, bytes: u64) {
+    // SAFETY: the caller vouches that both ranges are RAM in the linear map; guests may
+    // change them meanwhile, so nothing here depends on what the bytes are.
+    unsafe {
+        core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
+    }
+}
+
+/// Returns whether the frame is one that the pool deals in: RAM that is not core's own.
+pub(crate) fn is_pool(pa: Pa) -> bool {
+    let (from, to) = (POOL_FROM.load(Ordering::Relaxed), POOL_TO.load(Ordering::Relaxed));
+    pa.raw() >= from && pa.raw() < to
+}
+
+/// Returns the physical address of something in the linear map.
+pub(crate) fn pa_of(va: u64) -> Pa {
+    Pa::new(va.wrapping_sub(PHYSMAP)).expect("the address lies in the linear map")
+}

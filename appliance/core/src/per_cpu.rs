@@ -1,0 +1,85 @@
+//! What each core has for itself, reached through TPIDR_EL2.
+#![expect(unsafe_code, reason = "TPIDR_EL2 holds a pointer")]
+
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use boot_entry::CPUS_MAX;
+use sched::{Deadlines, RunQueue};
+use spin::Mutex;
+
+use crate::hw;
+use crate::guest::{VCPU_IDS, Vcpu};
+
+/// One core.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct PerCpu {
+    /// The vCPU whose registers this core holds. First: `vectors.S` reads it.
+    pub(crate) current: AtomicPtr<Vcpu>,
+    /// This core's number, from 0.
+    pub(crate) index: AtomicUsize,
+    /// MPIDR_EL1.
+    pub(crate) mpidr: AtomicU64,
+    /// VA of this core's redistributor.
+    pub(crate) redistributor: AtomicU64,
+    /// Set when the choice of who runs must be made anew.
+    pub(crate) resched: AtomicBool,
+    /// Counter value at which the running vCPU's slice ends; `u64::MAX` for never.
+    pub(crate) slice_end: AtomicU64,
+    /// HCR_EL2 as it is now, so that it is written only when it changes.
+    pub(crate) hcr: AtomicU64,
+    /// Set once the core takes part.
+    pub(crate) online: AtomicBool,
+    /// Who runs here next. Guards the run state of every vCPU whose home this core is.
+    pub(crate) queue: Mutex<RunQueue<VCPU_IDS>>,
+    /// When blocked vCPUs that are not loaded are to be woken.
+    pub(crate) deadlines: Mutex<Deadlines<128>>,
+}
+const _: () = assert!(core::mem::offset_of!(PerCpu, current) == 0);
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            current: AtomicPtr::new(ptr::null_mut()),
+            index: AtomicUsize::new(0),
+            mpidr: AtomicU64::new(0),
+            redistributor: AtomicU64::new(0),
+            resched: AtomicBool::new(false),
+            slice_end: AtomicU64::new(u64::MAX),
+            hcr: AtomicU64::new(0),
+            online: AtomicBool::new(false),
+            queue: Mutex::new(RunQueue::new()),
+            deadlines: Mutex::new(Deadlines::new()),
+        }
+    }
+}
+
+static CPUS: [PerCpu; CPUS_MAX] = [const { PerCpu::new() }; CPUS_MAX];
+
+/// Returns core `index`.
+pub(crate) fn cpu(index: usize) -> &'static PerCpu {
+    CPUS.get(index).expect("core numbers are below CPUS_MAX")
+}
+
+/// Returns every core that takes part.
+pub(crate) fn online() -> impl Iterator<Item = &'static PerCpu> {
+    CPUS.iter().filter(|c| c.online.load(Ordering::Acquire))
+}
+
+/// Returns the core this runs on.
+#[inline(always)]
+pub(crate) fn this() -> &'static PerCpu {
+    // SAFETY: `install` put the address of an element of CPUS there before anything calls
+    // this, and nothing else writes TPIDR_EL2.
+    unsafe { &*(hw::tpidr_el2() as *const PerCpu) }
+}
+
+/// Makes [`this`] work on this core.
+pub(crate) fn install(index: usize) {
+    let cpu = cpu(index);
+    cpu.index.store(index, Ordering::Relaxed);
+    cpu.mpidr
+        .store(hw::mpidr_el1() & 0xff_00ff_ffff, Ordering::Relaxed);
+    hw::set_tpidr_el2(ptr::from_ref(cpu) as u64);
+}

@@ -1,0 +1,100 @@
+//! The EL1 registers of a vCPU that hardware holds while it runs, and moving them.
+#![expect(unsafe_code, reason = "system registers and FP registers are moved in assembly")]
+
+use core::arch::{asm, global_asm};
+
+// SAFETY: leaf functions that move FP registers from and to the block x0 points at.
+global_asm!(include_str!("fp.S"));
+
+unsafe extern "C" {
+    fn fp_save(to: *mut FpRegs);
+    fn fp_load(from: *const FpRegs);
+}
+
+/// Q0 to Q31, FPCR, FPSR.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+pub(crate) struct FpRegs([u64; 66]);
+
+impl FpRegs {
+    pub(crate) const ZERO: Self = Self([0; 66]);
+
+    /// Takes the registers from this core.
+    pub(crate) fn save(&mut self) {
+        // SAFETY: `fp_save` writes 528 bytes, which is the size of the block.
+        unsafe { fp_save(self) }
+    }
+
+    /// Puts the registers into this core.
+    pub(crate) fn load(&self) {
+        // SAFETY: `fp_load` reads 528 bytes; core itself is soft-float and loses nothing.
+        unsafe { fp_load(self) }
+    }
+}
+
+/// Defines the block of EL1 registers, and how it is saved and loaded.
+macro_rules! el1_registers {
+    ($($name:ident = $reg:literal,)*) => {
+        /// EL0 and EL1 system registers of a vCPU that is not on a core.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(crate) struct El1Regs {
+            $(#[doc = $reg] pub(crate) $name: u64,)*
+        }
+
+        impl El1Regs {
+            /// Takes the registers from this core.
+            pub(crate) fn save(&mut self) {
+                // SAFETY: reading the guest's registers changes nothing.
+                $(unsafe {
+                    asm!(concat!("mrs {}, ", $reg), out(reg) self.$name,
+                         options(nomem, nostack, preserves_flags));
+                })*
+            }
+
+            /// Puts the registers into this core.
+            pub(crate) fn load(&self) {
+                // SAFETY: these registers act on EL1 and EL0 alone.
+                $(unsafe {
+                    asm!(concat!("msr ", $reg, ", {}"), in(reg) self.$name,
+                         options(nostack, preserves_flags));
+                })*
+            }
+        }
+    };
+}
+
+el1_registers! {
+    sctlr = "sctlr_el1",
+    cpacr = "cpacr_el1",
+    ttbr0 = "ttbr0_el1",
+    ttbr1 = "ttbr1_el1",
+    tcr = "tcr_el1",
+    mair = "mair_el1",
+    amair = "amair_el1",
+    contextidr = "contextidr_el1",
+    vbar = "vbar_el1",
+    elr = "elr_el1",
+    spsr = "spsr_el1",
+    esr = "esr_el1",
+    far = "far_el1",
+    afsr0 = "afsr0_el1",
+    afsr1 = "afsr1_el1",
+    par = "par_el1",
+    sp_el0 = "sp_el0",
+    sp_el1 = "sp_el1",
+    tpidr_el0 = "tpidr_el0",
+    tpidrro_el0 = "tpidrro_el0",
+    tpidr_el1 = "tpidr_el1",
+    csselr = "csselr_el1",
+    cntkctl = "cntkctl_el1",
+    vmpidr = "vmpidr_el2",
+    cntvoff = "cntvoff_el2",
+    cntv_cval = "cntv_cval_el0",
+    cntp_cval = "cntp_cval_el0",
+    ich_vmcr = "s3_4_c12_c11_7",
+    ich_ap0r0 = "s3_4_c12_c8_0",
+    ich_ap1r0 = "s3_4_c12_c9_0",
+    // Last: what is armed fires only once all else is in place.
+    cntv_ctl = "cntv_ctl_el0",
+    cntp_ctl = "cntp_ctl_el0",
+}

@@ -1,0 +1,306 @@
+//! World switch: which vCPU's registers a core holds.
+//!
+//! A vCPU stays loaded until another takes its core: going back into the same one writes
+//! neither HCR_EL2, VTTBR_EL2 nor any EL1 register. Exits move x0 to x30 alone.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use ::vcpu::inject::PstateFields;
+use ::vcpu::trap::{self, Features, HardwareIds, Traps};
+use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
+use spin::Once;
+use vgic::{Level, Lr, Vgic};
+
+use crate::guest::{Vcpu, Vm};
+use crate::per_cpu::{self, PerCpu};
+use crate::{gic, hw, schedule, timer};
+
+static TRAPS: Once<Traps> = Once::new();
+static PSTATE_FIELDS: Once<PstateFields> = Once::new();
+static FWB: AtomicBool = AtomicBool::new(false);
+static PA_RANGE: AtomicU8 = AtomicU8::new(0);
+static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
+static MIDR: AtomicU64 = AtomicU64::new(0);
+
+/// Bits of HCR_EL2 that make WFI and WFE leave the guest.
+const WAITS: u64 = 1 << 13 | 1 << 14;
+
+/// Reads what the boot core can do. All cores are taken to be alike.
+pub(crate) fn detect() {
+    let mmfr2 = hw::id_aa64mmfr2();
+    FWB.store(mmfr2 >> 40 & 0xf != 0, Ordering::Relaxed);
+    PA_RANGE.store((hw::id_aa64mmfr0() & 0xf) as u8, Ordering::Relaxed);
+    LIST_REGISTERS.store((hw::ich_vtr() & 0x1f) as u8 + 1, Ordering::Relaxed);
+    MIDR.store(hw::midr_el1(), Ordering::Relaxed);
+    PSTATE_FIELDS.call_once(|| PstateFields::detect(hw::id_aa64pfr1(), hw::id_aa64mmfr1()));
+    TRAPS.call_once(|| {
+        let ids = HardwareIds {
+            pfr0: hw::id_aa64pfr0(),
+            pfr1: hw::id_aa64pfr1(),
+            dfr0: hw::id_aa64dfr0(),
+            mmfr0: hw::id_aa64mmfr0(),
+            mmfr1: hw::id_aa64mmfr1(),
+        };
+        // Without a PMU the register does not exist.
+        let pmu = ids.dfr0 >> 8 & 0xf;
+        let pmcr = if pmu == 0 || pmu == 0xf {
+            0
+        } else {
+            hw::pmcr_el0()
+        };
+        trap::values(Features::detect(ids, pmcr, has_fwb()))
+    });
+}
+
+/// Returns which optional fields PSTATE has.
+pub(crate) fn pstate_fields() -> PstateFields {
+    PSTATE_FIELDS.get().copied().unwrap_or_default()
+}
+
+/// Returns ID_AA64MMFR0_EL1.PARange.
+pub(crate) fn pa_range() -> u8 {
+    PA_RANGE.load(Ordering::Relaxed)
+}
+
+/// Returns whether stage 2 may force Normal write-back (FEAT_S2FWB).
+pub(crate) fn has_fwb() -> bool {
+    FWB.load(Ordering::Relaxed)
+}
+
+/// Returns the number of implemented list registers.
+pub(crate) fn list_registers() -> u8 {
+    LIST_REGISTERS.load(Ordering::Relaxed)
+}
+
+/// Returns the bits of physical address the cores have, 48 at most.
+pub(crate) fn pa_bits() -> u8 {
+    match PA_RANGE.load(Ordering::Relaxed) {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
+/// Returns VTCR_EL2 for an IPA space of `ipa_bits`.
+pub(crate) fn vtcr(ipa_bits: u8) -> u64 {
+    gmap::vtcr(ipa_bits, PA_RANGE.load(Ordering::Relaxed), false)
+}
+
+/// Sets the registers of this core that no vCPU changes.
+pub(crate) fn init_cpu() {
+    let traps = TRAPS.get().expect("`detect` ran on the boot core");
+    hw::set_cptr_el2(traps.cptr);
+    hw::set_mdcr_el2(traps.mdcr);
+    hw::set_hstr_el2(traps.hstr);
+    hw::set_cnthctl_el2(traps.cnthctl);
+    hw::set_vpidr_el2(MIDR.load(Ordering::Relaxed));
+    // Fine-grained traps: their zero bits trap what is newer than we know (the bits named
+    // n…), and leave the rest to HCR_EL2.
+    if hw::id_aa64mmfr0() >> 56 & 0xf != 0 {
+        hw::set_hfgrtr_el2(0);
+        hw::set_hfgwtr_el2(0);
+        hw::set_hfgitr_el2(0);
+        hw::set_hdfgrtr_el2(0);
+        hw::set_hdfgwtr_el2(0);
+    }
+    if hw::id_aa64mmfr1() >> 40 & 0xf != 0 {
+        hw::set_hcrx_el2(0);
+    }
+    set_hcr(per_cpu::this(), traps.hcr);
+    timer::init_cpu();
+    hw::isb();
+}
+
+fn set_hcr(cpu: &PerCpu, value: u64) {
+    if cpu.hcr.swap(value, Ordering::Relaxed) != value {
+        hw::set_hcr_el2(value);
+    }
+}
+
+/// Lets WFI and WFE wait in the guest when nobody else wants the core, or not.
+pub(crate) fn trap_waits(cpu: &PerCpu, trap: bool) {
+    let old = cpu.hcr.load(Ordering::Relaxed);
+    set_hcr(cpu, if trap { old | WAITS } else { old & !WAITS });
+}
+
+/// Makes `next` the vCPU whose registers this core holds.
+pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
+    let previous = cpu.current.load(Ordering::Relaxed);
+    if previous == next {
+        return;
+    }
+    if let Some(previous) = as_mut(previous) {
+        put(cpu, previous);
+    }
+    if let Some(next) = as_mut(next) {
+        load(cpu, next);
+    }
+    cpu.current.store(next, Ordering::Release);
+}
+
+#[expect(unsafe_code, reason = "a vCPU is reached by the pointer its core holds")]
+pub(crate) fn as_mut<'a>(vcpu: *mut Vcpu) -> Option<&'a mut Vcpu> {
+    // SAFETY: null, or a vCPU of this core, which alone touches its plain fields.
+    unsafe { vcpu.as_mut() }
+}
+
+fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
+    let vm = vcpu.vm();
+    // Another vCPU of this VM may have used the same ASID for other tables here.
+    let same_vmid = hw::vttbr_el2() >> 48 == vm.vttbr >> 48;
+    hw::set_vtcr_el2(vm.vtcr);
+    hw::set_vttbr_el2(vm.vttbr);
+    hw::isb();
+    if same_vmid || vm.vcpus > 1 {
+        hw::tlbi_local();
+    }
+    vcpu.fp.load();
+    for n in 0..u32::from(vcpu.lrs.count) {
+        hw::set_ich_lr(n, 0);
+    }
+    let active = vm.vgic.lock().held_ppis(vcpu.index) & TIMERS;
+    let redistributor = cpu.redistributor.load(Ordering::Relaxed);
+    gic::set_active_ppis(redistributor, active, TIMERS & !active);
+    fill(vcpu);
+    for n in 0..vcpu.lrs.count {
+        let lr = vcpu.lrs.lr.get(usize::from(n)).map_or(0, |lr| lr.raw());
+        hw::set_ich_lr(u32::from(n), lr);
+    }
+    hw::set_ich_hcr(vcpu.lrs.hcr);
+    vcpu.el1.load();
+    vcpu.on_since = hw::cntpct();
+    hw::isb();
+}
+
+const TIMERS: u32 = 1 << VTIMER_INTID | 1 << PTIMER_INTID;
+
+fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
+    fold(vcpu);
+    vcpu.el1.save();
+    // What the guest armed stays in `el1`; the core's timers fall silent.
+    hw::set_cntv_ctl(0);
+    hw::set_cntp_ctl(0);
+    hw::set_ich_hcr(0);
+    hw::clrex();
+    vcpu.fp.save();
+    hw::isb();
+    let redistributor = cpu.redistributor.load(Ordering::Relaxed);
+    gic::set_active_ppis(redistributor, 0, TIMERS);
+    let ticks = hw::cntpct() - vcpu.on_since;
+    let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
+    vcpu.run_ticks.store(sum, Ordering::Relaxed);
+    timer::remember(cpu, vcpu);
+}
+
+/// Takes `vm`'s vCPUs off the cores that still hold them. Only this core's can be taken
+/// off here; for others it asks, and the answer is false until they have let go.
+pub(crate) fn unload(vm: &Vm) -> bool {
+    let me = per_cpu::this();
+    let mut gone = true;
+    for cpu in per_cpu::online() {
+        let Some(held) = as_mut(cpu.current.load(Ordering::Acquire)) else {
+            continue;
+        };
+        if !core::ptr::eq(held.vm(), vm) {
+            continue;
+        }
+        if core::ptr::eq(cpu, me) {
+            switch_to(cpu, core::ptr::null_mut());
+        } else {
+            cpu.resched.store(true, Ordering::Release);
+            gic::kick(cpu.mpidr.load(Ordering::Relaxed));
+            gone = false;
+        }
+    }
+    gone
+}
+
+/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
+fn fold(vcpu: &mut Vcpu) {
+    let used = vcpu.lrs.used;
+    for n in 0..vcpu.lrs.count {
+        if used >> n & 1 == 1
+            && let Some(lr) = vcpu.lrs.lr.get_mut(usize::from(n))
+        {
+            *lr = Lr::from_raw(hw::ich_lr(u32::from(n)));
+        }
+    }
+    if vcpu.lrs.hcr & !(vgic::hcr::EN | vgic::hcr::TDIR) != 0 {
+        vcpu.lrs.hcr = hw::ich_hcr();
+        vcpu.lrs.vmcr = hw::ich_vmcr();
+    }
+    let vm = vcpu.vm();
+    let mut vgic = vm.vgic.lock();
+    let kick = vgic.fold(vcpu.index, &vcpu.lrs);
+    release(&mut vgic, vcpu.index);
+    drop(vgic);
+    schedule::deliver(vm, kick.without(vcpu.index));
+}
+
+fn fill(vcpu: &mut Vcpu) {
+    let vm = vcpu.vm();
+    let kick = vm.vgic.lock().fill(vcpu.index, &mut vcpu.lrs);
+    schedule::deliver(vm, kick.without(vcpu.index));
+}
+
+/// Brings the list registers of the loaded `vcpu` in line with the model.
+pub(crate) fn refill(vcpu: &mut Vcpu) {
+    let old_hcr = vcpu.lrs.hcr;
+    fold(vcpu);
+    fill(vcpu);
+    let mut write = vcpu.lrs.write;
+    while write != 0 {
+        let n = write.trailing_zeros();
+        let lr = vcpu.lrs.lr.get(n as usize).map_or(0, |lr| lr.raw());
+        hw::set_ich_lr(n, lr);
+        write &= write - 1;
+    }
+    if vcpu.lrs.hcr != old_hcr {
+        hw::set_ich_hcr(vcpu.lrs.hcr);
+    }
+}
+
+/// Folds the loaded `vcpu`, for an access that looks at pending or active state.
+pub(crate) fn sync(vcpu: &mut Vcpu) {
+    fold(vcpu);
+    vcpu.attention.store(true, Ordering::Relaxed);
+}
+
+/// Brings the timers' line levels of the loaded `vcpu` up to date in the model.
+///
+/// The machine signals a line once; after that only the timer itself knows whether the
+/// line is still high.
+pub(crate) fn sync_timers(vcpu: &mut Vcpu) {
+    let index = vcpu.index;
+    let mut vgic = vcpu.vm().vgic.lock();
+    let mut kick = vgic::Kick::NONE;
+    for (intid, ctl) in [
+        (VTIMER_INTID, hw::cntv_ctl()),
+        (PTIMER_INTID, hw::cntp_ctl()),
+    ] {
+        // ENABLE, not IMASK, ISTATUS.
+        let level = if ctl & 0b111 == 0b101 {
+            Level::High
+        } else {
+            Level::Low
+        };
+        kick |= vgic.sample(index, intid, level);
+    }
+    release(&mut vgic, index);
+    if !kick.is_empty() {
+        vcpu.attention.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Deactivates the physical interrupts that the model no longer needs.
+fn release(vgic: &mut Vgic, index: usize) {
+    while vgic.owes_deactivation(index) {
+        match vgic.next_deactivation(index) {
+            Some(intid) => gic::deactivate(intid),
+            None => break,
+        }
+    }
+}

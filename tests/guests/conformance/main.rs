@@ -1,0 +1,93 @@
+//! What a guest finds must be what the architecture and the map say: `TEST` lines.
+//!
+//! The same image runs under plain QEMU, whose answers are the oracle wherever Skete
+//! promises no more than the architecture. Where it promises more, `on_skete` asks.
+//!
+//! Boot arguments: `rounds=N` for the tests that repeat, `seed=N` for those that draw, and
+//! `c1list=1` to print every system register that reads.
+#![no_std]
+#![no_main]
+
+mod aborts;
+mod calls;
+mod gic_tests;
+mod hidden;
+mod psci_tests;
+mod reset;
+mod sgis;
+mod state;
+mod syndromeless;
+mod sysregs;
+mod timers;
+
+use payload::{el1_test, machine, mmu, println, psci, test};
+
+payload::guest!(main);
+
+fn main() -> ! {
+    println!(
+        "CONFORMANCE on_skete {} cpus {} ram {:#x}",
+        machine::on_skete(),
+        machine::cpus(),
+        machine::ram_bytes()
+    );
+    let with_mmu_off = [
+        el1_test!("c7_first_instruction", reset::first_instruction),
+        el1_test!("c7_first_fp", reset::first_fp),
+        el1_test!("c1_every_register_reads_or_is_undefined", sysregs::read_all),
+        el1_test!(
+            "c1_no_register_of_el2_or_el3_can_be_written",
+            sysregs::write_el2
+        ),
+        el1_test!("c1_identification_cannot_be_written", sysregs::write_ids),
+        el1_test!("c2_what_is_hidden_is_undefined", hidden::undefined),
+        el1_test!("c2_what_must_be_hidden_is", hidden::policy),
+        el1_test!("c4_registers_survive_exits", state::registers),
+        el1_test!("c4_fp_survives_exits", state::fp),
+        el1_test!("abort_data_outside_ram", aborts::data),
+        el1_test!("abort_fetch_outside_ram", aborts::fetch),
+        el1_test!("hole_below_ram_reads_as_zero", aborts::hole),
+        el1_test!("c11_accesses_without_a_syndrome", syndromeless::run),
+        el1_test!("c9_hvc_every_owner", calls::hvc),
+        el1_test!("c9_smc_every_owner", calls::smc),
+        el1_test!("c9_other_immediates", calls::immediates),
+        el1_test!("psci_version_and_features", psci_tests::features),
+    ];
+    with_mmu_off.iter().for_each(test::run_test);
+    mmu::enable();
+    let with_mmu_on = [
+        el1_test!("abort_data_outside_ram_mmu_on", aborts::data),
+        el1_test!("c11_accesses_without_a_syndrome_mmu_on", syndromeless::run),
+        el1_test!("psci_states_and_errors", psci_tests::states),
+        el1_test!("psci_on_and_off_again", psci_tests::cycles),
+        el1_test!("psci_one_winner", psci_tests::one_winner),
+        el1_test!("c7_second_vcpu", reset::second_vcpu),
+        el1_test!("gic_identification", gic_tests::identification),
+        el1_test!("gic_read_only_registers", gic_tests::read_only),
+        el1_test!("gic_sgi_to_self", gic_tests::sgi_to_self),
+        el1_test!("gic_spi_by_ispendr", gic_tests::spi),
+        el1_test!(
+            "gic_pending_while_disabled",
+            gic_tests::pending_while_disabled
+        ),
+        el1_test!("gic_priorities", gic_tests::priorities),
+        el1_test!("gic_priority_mask", gic_tests::priority_mask),
+        el1_test!("gic_active_is_not_taken_again", gic_tests::active),
+        el1_test!("gic_every_spi", gic_tests::every_spi),
+        el1_test!("gic_random_accesses", gic_tests::random),
+        el1_test!("timer_fires", timers::fires),
+        el1_test!("timer_wakes_wfi", timers::wakes_wfi),
+        el1_test!("timer_past_fires_at_once", timers::past),
+        el1_test!("timer_masked_or_off_does_not_fire", timers::masked),
+        el1_test!("timer_level_shows_as_pending", timers::level),
+        el1_test!("timer_edges", timers::edges),
+        el1_test!("timers_are_independent", timers::independent),
+        el1_test!("counter_goes_forward", timers::forward),
+        el1_test!("sgi_all_to_all", sgis::all_to_all),
+        el1_test!("sgi_to_all_but_self", sgis::all_but_self),
+        el1_test!("spi_to_every_vcpu", sgis::spi_routes),
+    ];
+    with_mmu_on.iter().for_each(test::run_test);
+    test::summary();
+    psci::system_off()
+}

@@ -1,0 +1,149 @@
+//! S6: PSCI from one vCPU, and from several at once.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use payload::psci::{
+    AFFINITY_INFO, ALREADY_ON, CPU_OFF, CPU_ON, FEATURES, INVALID_PARAMETERS, NOT_SUPPORTED,
+    ON_PENDING, SUCCESS, SYSTEM_OFF, SYSTEM_RESET, VERSION,
+};
+use payload::{TestResult, cpu, expect, expect_eq, machine, mmu, println, psci, smp};
+
+const ON: i64 = 0;
+const OFF: i64 = 1;
+/// Rounds of the tests that race.
+const ROUNDS: u64 = 50;
+
+pub(crate) fn features() -> TestResult {
+    let version = psci::result32(psci::hvc(VERSION, 0, 0, 0));
+    expect!(version >= 0x1_0000, "version {version:#x}");
+    for call in [
+        VERSION,
+        CPU_OFF,
+        CPU_ON,
+        AFFINITY_INFO,
+        SYSTEM_OFF,
+        SYSTEM_RESET,
+        FEATURES,
+    ] {
+        let result = psci::result32(psci::hvc(FEATURES, call.into(), 0, 0));
+        expect!(result >= 0, "FEATURES({call:#x}) {result}");
+    }
+    for call in [0x8400_00ff, 0xc400_00fe, 0, 0xffff_ffff] {
+        let result = psci::result32(psci::hvc(FEATURES, call, 0, 0));
+        expect_eq!(result, NOT_SUPPORTED, "FEATURES({call:#x})");
+    }
+    // 2: there is no trusted OS, or none that cares.
+    let migrate = psci::result32(psci::hvc(psci::MIGRATE_INFO_TYPE, 0, 0, 0));
+    expect!([2, NOT_SUPPORTED].contains(&migrate), "{migrate}");
+    Ok(())
+}
+
+pub(crate) fn states() -> TestResult {
+    let cpus = machine::cpus() as u64;
+    expect_eq!(psci::affinity_info(0, 0), ON);
+    for index in 1..cpus {
+        expect_eq!(psci::affinity_info(index, 0), OFF, "vCPU {index}");
+    }
+    for nobody in [cpus, 15, 0x100, 1 << 16, 1 << 24, 1 << 32] {
+        let result = psci::affinity_info(nobody, 0);
+        expect_eq!(result, INVALID_PARAMETERS, "AFFINITY_INFO {nobody:#x}");
+        let result = psci::cpu_on(nobody, smp::entry(), 0);
+        expect_eq!(result, INVALID_PARAMETERS, "CPU_ON {nobody:#x}");
+    }
+    expect_eq!(psci::cpu_on(0, smp::entry(), 0), ALREADY_ON);
+    Ok(())
+}
+
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn count() {
+    mmu::enable();
+    RUNS.fetch_add(1, Ordering::AcqRel);
+}
+
+pub(crate) fn cycles() -> TestResult {
+    RUNS.store(0, Ordering::Release);
+    let mut runs = 0;
+    for round in 0..ROUNDS {
+        for index in 1..machine::cpus() {
+            expect_eq!(smp::start(index, count), SUCCESS, "vCPU {index} {round}");
+            expect!(smp::wait_off(index), "vCPU {index} {round}");
+            runs += 1;
+            expect_eq!(RUNS.load(Ordering::Acquire), runs);
+        }
+    }
+    Ok(())
+}
+
+/// Round that racers may start; 0 before the first, `STOP` after the last.
+static ROUND: AtomicU64 = AtomicU64::new(0);
+const STOP: u64 = u64::MAX;
+/// Racers that have had their answer in this round.
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
+static WINNERS: AtomicU64 = AtomicU64::new(0);
+static STRANGE: AtomicU64 = AtomicU64::new(0);
+
+fn target() -> usize {
+    machine::cpus() - 1
+}
+
+fn race() {
+    match smp::start(target(), count) {
+        SUCCESS => {
+            WINNERS.fetch_add(1, Ordering::AcqRel);
+        }
+        ALREADY_ON | ON_PENDING => {}
+        other => STRANGE.store(other.cast_unsigned(), Ordering::Release),
+    }
+    ANSWERED.fetch_add(1, Ordering::AcqRel);
+}
+
+extern "C" fn racer() {
+    mmu::enable();
+    let mut last = 0;
+    loop {
+        match ROUND.load(Ordering::Acquire) {
+            STOP => return,
+            round if round == last => cpu::yield_now(),
+            round => {
+                last = round;
+                race();
+            }
+        }
+    }
+}
+
+/// All but the target switch the target on at once: a vCPU that is off is switched on by
+/// one of them, or by another again after it has switched itself off.
+pub(crate) fn one_winner() -> TestResult {
+    if machine::cpus() < 3 {
+        println!("# psci_one_winner: fewer than three vCPUs");
+        return Ok(());
+    }
+    ROUND.store(0, Ordering::Release);
+    for index in 1..target() {
+        expect_eq!(smp::start(index, racer), SUCCESS);
+    }
+    let racers = machine::cpus() as u64 - 1;
+    RUNS.store(0, Ordering::Release);
+    WINNERS.store(0, Ordering::Release);
+    for round in 1..=ROUNDS {
+        ANSWERED.store(0, Ordering::Release);
+        ROUND.store(round, Ordering::Release);
+        race();
+        let answered = || ANSWERED.load(Ordering::Acquire) == racers;
+        expect!(smp::wait(answered), "round {round}");
+        expect!(smp::wait_off(target()), "round {round}");
+        let (runs, winners) = (
+            RUNS.load(Ordering::Acquire),
+            WINNERS.load(Ordering::Acquire),
+        );
+        expect_eq!(runs, winners, "in round {round}");
+        expect!(winners >= round, "no winner in round {round}");
+    }
+    expect_eq!(STRANGE.load(Ordering::Acquire), 0);
+    ROUND.store(STOP, Ordering::Release);
+    for index in 1..target() {
+        expect!(smp::wait_off(index), "vCPU {index}");
+    }
+    Ok(())
+}

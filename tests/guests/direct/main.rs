@@ -1,0 +1,110 @@
+//! A root that is no Hermit: it runs the one guest it carries, and prints what that prints.
+//!
+//! With it core and its guests are tested without network, control port and disk. Boot
+//! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
+//! each (128), `repeat=` times one after the other (1), `args=` the guest's own boot
+//! arguments with commas for spaces. A line of the guest in VM n begins with `vm<n>| `.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod calls;
+mod console;
+mod heap;
+mod tree;
+mod vm;
+
+use payload::timer::{self, Timer};
+use payload::{cpu, gic, println, psci};
+
+payload::guest!(main);
+
+/// Most VMs at once.
+const VMS: usize = 8;
+
+/// What the machine's boot arguments ask for.
+struct Orders {
+    vms: u64,
+    vcpus: u64,
+    mib: u64,
+    repeat: u64,
+    args: alloc::string::String,
+}
+
+fn main() -> ! {
+    let boot = calls::root_boot();
+    let words = core::str::from_utf8(&boot.bootargs[..boot.bootargs_len as usize]).unwrap_or("");
+    let words = words.trim_end_matches('\0');
+    println!("DIRECT root, machine boot arguments \"{words}\"");
+    let word = |key: &str| {
+        words
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    };
+    let number = |key, default| word(key).and_then(|n| n.parse().ok()).unwrap_or(default);
+    let orders = Orders {
+        vms: number("vms", 1).min(VMS as u64),
+        vcpus: number("vcpus", 1),
+        mib: number("mib", 128),
+        repeat: number("repeat", 1),
+        args: word("args").unwrap_or("").replace(',', " "),
+    };
+    gic::init_distributor();
+    gic::init_cpu();
+    gic::set_bit(gic::ISENABLER, Timer::Virtual.intid());
+    let before = calls::host_info();
+    for round in 1..=orders.repeat {
+        run_once(&orders);
+        let after = calls::host_info();
+        println!(
+            "DIRECT round {round} done, free_bytes {:#x} then {:#x}",
+            before.free_bytes, after.free_bytes
+        );
+    }
+    println!("DIRECT done");
+    psci::system_off()
+}
+
+fn run_once(orders: &Orders) {
+    let mut vms = [const { None }; VMS];
+    for (n, place) in vms.iter_mut().take(orders.vms as usize).enumerate() {
+        match vm::Vm::start(n, orders) {
+            Ok(vm) => *place = Some(vm),
+            Err((what, status)) => println!("DIRECT vm{n}: {what}: {status:?}"),
+        }
+    }
+    while vms.iter().any(Option::is_some) {
+        let mut news = false;
+        for place in &mut vms {
+            if let Some(vm) = place {
+                news |= vm.console();
+                if vm.is_over() {
+                    vm.console();
+                    vm.destroy();
+                    *place = None;
+                }
+            }
+        }
+        if !news {
+            nap();
+        }
+    }
+}
+
+/// Sleeps for a fifth of a millisecond, so that a guest can have the core.
+///
+/// The interrupt has to be taken: while it is pending, WFI does not wait, and root comes
+/// before every guest of its core.
+fn nap() {
+    let timer = Timer::Virtual;
+    let before = gic::taken(0);
+    timer.set_compare(timer.now() + timer::ticks(200_000));
+    timer.set_control(timer::ENABLE);
+    while gic::taken(0) == before {
+        cpu::wfi();
+        cpu::unmask_irq();
+        cpu::isb();
+        cpu::mask_irq();
+    }
+}
