@@ -373,7 +373,7 @@ impl Gmap {
         }
         let mut leaf = Leaf::new(frame, level, Attr::Normal, Perm::RWX, self.features.fwb);
         leaf = leaf.with_no_dirt().with_soft_dirty();
-        if access.write {
+        if access.write || self.policy.eager && !self.features.hafdbs {
             leaf = leaf.with_dirty();
         }
         debug_assert_eq!(

@@ -37,6 +37,15 @@ pub trait Machine {
     /// On return the store is visible to the table walkers of every CPU (DSB ISHST).
     fn store(&self, table: Pa, index: usize, value: u64);
 
+    /// Writes entry `index` of a `table` that nothing points to yet.
+    ///
+    /// It need be visible to the walkers only once a later [`Self::store`] or
+    /// [`Self::compare_exchange`] is; so no barrier is needed where those order their store
+    /// after earlier ones. The default does not make use of that.
+    fn prepare(&self, table: Pa, index: usize, value: u64) {
+        self.store(table, index, value);
+    }
+
     /// Replaces `old` by `new` in entry `index` of `table`, or returns what was found.
     ///
     /// On success the store is visible to the table walkers of every CPU.

@@ -33,17 +33,22 @@ pub struct Policy {
     pub ram_limit: u64,
     /// Most bytes of table pages, the root included.
     pub table_limit: u64,
+    /// Where hardware does not keep dirty state, RAM is mapped dirty at its first touch: one
+    /// fault less for a page that is read before it is written, which then counts as
+    /// written. Off, dirty state is as exact as with FEAT_HAFDBS.
+    pub eager: bool,
     /// Frames of RAM are scrubbed when they are freed, not only before they are used again.
     pub wipe: bool,
 }
 
 impl Default for Policy {
-    /// Leaves of 2 MiB, no limits, no scrubbing beyond what reuse needs.
+    /// Leaves of 2 MiB, no limits, dirty at first touch, no scrubbing beyond what reuse needs.
     fn default() -> Self {
         Self {
             largest: Level::L2,
             ram_limit: u64::MAX,
             table_limit: u64::MAX,
+            eager: true,
             wipe: false,
         }
     }
@@ -290,7 +295,7 @@ pub(crate) fn new_root(machine: &mut impl Machine, shape: Shape) -> Option<Pa> {
     for page in 0..1_u64 << shape.root_order() {
         let table = root.checked_add(page.saturating_mul(4096))?;
         for index in 0..512 {
-            machine.store(table, index, Descriptor::HOLE.raw());
+            machine.prepare(table, index, Descriptor::HOLE.raw());
         }
     }
     Some(root)

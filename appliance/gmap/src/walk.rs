@@ -245,7 +245,7 @@ impl Gmap {
         let table = cache.take().ok_or(WalkError::NoMemory)?;
         if place.found != Descriptor::EMPTY {
             for index in 0..512 {
-                machine.store(table, index, place.found.raw());
+                machine.prepare(table, index, place.found.raw());
             }
         }
         if place.swap(machine, Descriptor::table(table)) {
@@ -320,7 +320,7 @@ fn fill(machine: &impl Machine, table: Pa, leaf: Leaf, below: Level) {
     let mut offset = 0_u64;
     for index in 0..512 {
         let child = leaf.child(offset, below);
-        machine.store(table, index, child.descriptor().raw());
+        machine.prepare(table, index, child.descriptor().raw());
         offset = offset.saturating_add(below.span());
     }
 }

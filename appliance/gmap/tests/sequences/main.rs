@@ -5,11 +5,13 @@
     reason = "a test that goes wrong should panic"
 )]
 
+mod bbm;
 mod machine;
 mod pool;
 mod tables;
 mod tracking;
 mod vm;
+mod walker;
 
 /// Returns how many sequences to run: `usual`, or a hundred times as many where
 /// `SKETE_LONG` is set.

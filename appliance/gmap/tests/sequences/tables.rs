@@ -127,12 +127,18 @@ fn ipa(raw: u64) -> Ipa {
 }
 
 impl Pair {
-    fn new(budget: usize, bits: u8, features: Features, bbm2: bool, wipe: bool) -> Option<Self> {
+    fn new(
+        budget: usize,
+        bits: u8,
+        features: Features,
+        (bbm2, wipe, eager): (bool, bool, bool),
+    ) -> Option<Self> {
         let mut machine = Fake::new(budget);
         let mut gmap = Gmap::new(&mut machine, 7, bits, features).ok()?;
         gmap.set_bbm2(bbm2);
         gmap.set_policy(Policy {
             wipe,
+            eager,
             ..Policy::default()
         });
         // T0SZ, SL0 and the walk attributes as the manual wants them for the width.
@@ -441,11 +447,11 @@ proptest! {
         bits in prop::sample::select(&[32_u8, 36, 39, 40, 43, 44, 48][..]),
         fwb in any::<bool>(),
         hafdbs in any::<bool>(),
-        (bbm2, wipe) in any::<(bool, bool)>(),
+        modes in any::<(bool, bool, bool)>(),
         slice in 1..4_usize,
     ) {
         let features = Features { fwb, hafdbs };
-        let Some(mut pair) = Pair::new(budget, bits, features, bbm2, wipe) else { return Ok(()) };
+        let Some(mut pair) = Pair::new(budget, bits, features, modes) else { return Ok(()) };
         for op in &ops {
             pair.apply(op);
             pair.check();

@@ -205,7 +205,7 @@ impl Model {
             }
             Op::Largest(largest) => self.vm.gmap.set_policy(Policy {
                 largest,
-                ..Policy::default()
+                ..self.vm.gmap.policy()
             }),
             Op::SplitLarge => {
                 let mut at = RAM;
@@ -288,7 +288,7 @@ fn pages(bytes: u64) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
     /// With hardware updates and without, whatever is asked: age, dirty log, host dirty
     /// state and storage keys are exact, each independent of the others (B11, B17, B18,
@@ -391,7 +391,7 @@ fn b20_taking_a_pinned_page_is_told_and_age_leaves_it_alone() {
     let mut vm = Vm::new(LARGE, true);
     vm.gmap.set_policy(Policy {
         largest: Level::L3,
-        ..Policy::default()
+        ..vm.gmap.policy()
     });
     assert!(!vm.gmap.pin(&vm.machine, ipa(RAM)), "nothing there to pin");
     vm.touch(RAM, false).expect("RAM");

@@ -2,7 +2,7 @@
 
 use crate::machine::Fake;
 use arch::Ipa;
-use gmap::{Access, Cache, FaultError, Features, Gmap, Key, KeyError};
+use gmap::{Access, Cache, FaultError, Features, Gmap, Key, KeyError, Policy};
 
 /// Where the RAM of these tests begins.
 pub(crate) const RAM: u64 = 1 << 30;
@@ -26,7 +26,11 @@ impl Vm {
     pub(crate) fn new(bytes: u64, hafdbs: bool) -> Self {
         let mut machine = Fake::new(10_000);
         let features = Features { fwb: true, hafdbs };
-        let gmap = Gmap::new(&mut machine, 3, 40, features).expect("there is memory");
+        let mut gmap = Gmap::new(&mut machine, 3, 40, features).expect("there is memory");
+        gmap.set_policy(Policy {
+            eager: false,
+            ..Policy::default()
+        });
         let mut vm = Self {
             machine,
             gmap,
