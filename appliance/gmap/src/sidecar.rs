@@ -69,6 +69,11 @@ const STATE_DIRTY: u64 = 1 << 13;
 const VALUE_SHIFT: u32 = 32;
 
 impl Pgx {
+    /// Takes a word as it lies in memory.
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
     /// Returns the access key, 0 to 15.
     pub const fn access(self) -> u8 {
         let [low, ..] = (self.0 & ACCESS).to_le_bytes();

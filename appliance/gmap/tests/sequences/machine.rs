@@ -33,6 +33,7 @@ pub(crate) struct Fake {
     /// VTTBR, VTCR and the addresses that vCPUs touch between any two steps.
     touch: RefCell<(u64, u64, Vec<u64>)>,
     pub(crate) invalidations: Cell<u64>,
+    pub(crate) scrubs: Cell<u64>,
     /// An allocation failed since this was last cleared.
     pub(crate) starved: Cell<bool>,
     pub(crate) events: RefCell<Vec<Event>>,
@@ -50,6 +51,7 @@ impl Fake {
             unlinked: RefCell::default(),
             touch: RefCell::default(),
             invalidations: Cell::new(0),
+            scrubs: Cell::new(0),
             starved: Cell::new(false),
             events: RefCell::default(),
         }
@@ -130,6 +132,7 @@ impl Machine for Fake {
     }
 
     fn scrub(&self, pa: Pa, order: u8) {
+        self.scrubs.set(self.scrubs.get() + 1);
         let mut held = self.held.borrow_mut();
         let frame = held.range_mut(..=pa.raw()).next_back();
         let (&base, frame) = frame.expect("scrub of a frame not held");

@@ -6,8 +6,10 @@
 )]
 
 mod bbm;
+mod keys;
 mod machine;
 mod pool;
+mod states;
 mod tables;
 mod tracking;
 mod vm;

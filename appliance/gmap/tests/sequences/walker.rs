@@ -236,7 +236,7 @@ fn b03_a_range_that_begins_outside_the_space_is_an_error_unless_holes_are_ignore
     let vm = Vm::new(0, false);
     let never = |_: &Fake, _: arch::Ipa, _: &mut gmap::Place| -> Result<(), ()> { panic!("seen") };
     let (start, end) = (1 << 40, (1 << 40) + PAGE);
-    let mut walk = |holes| {
+    let walk = |holes| {
         let machine = &vm.machine;
         vm.gmap
             .range(machine, start, end, holes, Budget::SLICE, never)
