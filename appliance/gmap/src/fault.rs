@@ -382,8 +382,9 @@ impl Gmap {
         );
         then(machine, frame);
         if self.states && self.sidecar.exists() {
-            self.sidecar
-                .update_range(machine, base, level, |word| word.with_zero(false));
+            self.sidecar.update_range(machine, base, level, |word| {
+                word.with_zero(false).with_hint(false)
+            });
         }
         if !place.swap(machine, leaf.descriptor()) {
             return Err(LinkError::Again);

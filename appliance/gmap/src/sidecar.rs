@@ -66,6 +66,7 @@ const USAGE_SHIFT: u32 = 9;
 const ZERO: u64 = 1 << 11;
 const NODAT: u64 = 1 << 12;
 const STATE_DIRTY: u64 = 1 << 13;
+const HINT: u64 = 1 << 15;
 const VALUE_SHIFT: u32 = 32;
 
 impl Pgx {
@@ -157,11 +158,25 @@ impl Pgx {
         self.set(STATE_DIRTY, on)
     }
 
-    /// Adds AF and dirty state that a leaf has lost to what the guest's key will say.
+    /// Returns whether the page was not written since the guest said that it is unused, as
+    /// far as anybody has looked at its dirty state since.
+    pub(crate) const fn hint(self) -> bool {
+        self.0 & HINT != 0
+    }
+
+    pub(crate) const fn with_hint(self, on: bool) -> Self {
+        self.set(HINT, on)
+    }
+
+    /// Adds AF and dirty state that a leaf has lost to what the guest's key will say. A write
+    /// makes the hint void.
     pub(crate) const fn harvest(self, young: bool, dirty: bool) -> Self {
         let young = if young { GUEST_REFERENCED } else { 0 };
-        let dirty = if dirty { GUEST_CHANGED } else { 0 };
-        Self(self.0 | young | dirty)
+        if dirty {
+            Self((self.0 | young | GUEST_CHANGED) & !HINT)
+        } else {
+            Self(self.0 | young)
+        }
     }
 
     const fn with_value(self, value: u16) -> Self {

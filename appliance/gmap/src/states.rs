@@ -196,7 +196,7 @@ impl Gmap {
             StateOp::Unused => self.make_clean(machine, page),
             _ => self.ram_leaf(machine, page).is_some(),
         };
-        let apply = |word| op.apply(word, resident).0;
+        let apply = |word| op.apply(word, resident).0.with_hint(op == StateOp::Unused);
         let old = self.sidecar.update(machine, page, apply);
         let old = old.unwrap_or_default();
         if !old.state_dirty() {
@@ -229,7 +229,8 @@ impl Gmap {
     /// Takes out the leaf of an unused page, if it is one still.
     fn drop_unused(&self, machine: &impl Machine, ipa: Ipa, gather: &mut Gather) -> Option<Leaf> {
         self.check_states(ipa).ok()?;
-        if self.sidecar.get(machine, ipa).usage() != Usage::Unused {
+        let word = self.sidecar.get(machine, ipa);
+        if word.usage() != Usage::Unused || !word.hint() {
             return None;
         }
         let mut place = self.place(machine, ipa);

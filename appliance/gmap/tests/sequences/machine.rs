@@ -34,6 +34,11 @@ pub(crate) struct Fake {
     touch: RefCell<(u64, u64, Vec<u64>)>,
     pub(crate) invalidations: Cell<u64>,
     pub(crate) scrubs: Cell<u64>,
+    /// How many allocations succeed before one fails, and whether all after it fail too.
+    failed: Cell<bool>,
+    /// A store by the guest that comes just before the next compare-and-swap.
+    racing: Cell<Option<(u64, u64, u64)>>,
+    pub(crate) fail_at: Cell<Option<(u32, bool)>>,
     /// An allocation failed since this was last cleared.
     pub(crate) starved: Cell<bool>,
     pub(crate) events: RefCell<Vec<Event>>,
@@ -52,6 +57,9 @@ impl Fake {
             touch: RefCell::default(),
             invalidations: Cell::new(0),
             scrubs: Cell::new(0),
+            failed: Cell::new(false),
+            racing: Cell::new(None),
+            fail_at: Cell::new(None),
             starved: Cell::new(false),
             events: RefCell::default(),
         }
@@ -119,6 +127,12 @@ impl Machine for Fake {
     }
 
     fn compare_exchange(&self, table: Pa, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        if let Some((vttbr, vtcr, ipa)) = self.racing.take() {
+            assert!(
+                !self.guest(vttbr, vtcr, ipa, true),
+                "the racing store faults"
+            );
+        }
         let result = self.with(table, |entries| {
             let found = entries[index];
             if found != old {
@@ -238,6 +252,12 @@ impl Fake {
     }
 
     fn take(&mut self, order: u8) -> Option<u64> {
+        match self.fail_at.get() {
+            Some((0, true)) => return None,
+            Some((0, false)) if !self.failed.replace(true) => return None,
+            Some((n, forever)) if n > 0 => self.fail_at.set(Some((n - 1, forever))),
+            _ => {}
+        }
         if self.budget == 0 {
             return None;
         }
@@ -259,6 +279,11 @@ impl Fake {
             _ => return None,
         };
         Some(taken)
+    }
+
+    /// Lets the guest store at `ipa` just before the next compare-and-swap.
+    pub(crate) fn write_before_swap(&self, vttbr: u64, vtcr: u64, ipa: u64) {
+        self.racing.set(Some((vttbr, vtcr, ipa)));
     }
 
     /// What a vCPU does that loads, or stores, at `ipa`: the TLB first, then memory, then the

@@ -7,8 +7,10 @@
 
 mod bbm;
 mod keys;
+mod lifecycle;
 mod machine;
 mod pool;
+mod regressions;
 mod states;
 mod tables;
 mod tracking;
