@@ -57,6 +57,10 @@ fn start() -> Result<core::convert::Infallible, &'static str> {
     wait::attach_nic(nic).ok_or("the network card has no interrupt")?;
     let machine = backend::Machine::new(rng.clone()).map_err(|_| "core grants no memory")?;
     let port = server::Port::open(card, &args, machine, rng, doorbell);
-    hermit::println!("skete: control port {} open", args.port);
+    hermit::println!(
+        "skete: control port {} answering at {} ns",
+        args.port,
+        clock::uptime_ns()
+    );
     port.serve()
 }
