@@ -59,6 +59,11 @@ impl Ring<'_> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 mod tests {
     extern crate std;
 
@@ -100,7 +105,7 @@ mod tests {
             ops in prop::collection::vec((any::<bool>(), 0..24usize), 0..64),
         ) {
             let memory = Memory::new(16, from);
-            let (ring, mut queue) = (memory.ring(), VecDeque::new());
+            let (ring, mut queue) = (memory.ring(), VecDeque::<u8>::new());
             let mut next = 0_u8;
             for (put, n) in ops {
                 if put {
