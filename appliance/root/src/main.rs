@@ -6,7 +6,6 @@ extern crate alloc;
 
 mod backend;
 mod boot;
-mod bootargs;
 mod calls;
 mod cell;
 mod clock;
@@ -19,7 +18,7 @@ mod physmap;
 mod server;
 mod wait;
 
-use bootargs::BootArgs;
+use root_logic::BootArgs;
 use virtio_drivers::transport::DeviceType;
 
 /// What Hermit calls once it is up. Root has this one task, and it does not end.
