@@ -6,7 +6,6 @@ extern crate alloc;
 
 mod backend;
 mod boot;
-mod bootargs;
 mod calls;
 mod cell;
 mod clock;
@@ -19,7 +18,7 @@ mod physmap;
 mod server;
 mod wait;
 
-use bootargs::BootArgs;
+use root_logic::BootArgs;
 use virtio_drivers::transport::DeviceType;
 
 /// What Hermit calls once it is up. Root has this one task, and it does not end.
@@ -57,6 +56,10 @@ fn start() -> Result<core::convert::Infallible, &'static str> {
     wait::attach_nic(nic).ok_or("the network card has no interrupt")?;
     let machine = backend::Machine::new(rng.clone()).map_err(|_| "core grants no memory")?;
     let port = server::Port::open(card, &args, machine, rng, doorbell);
-    hermit::println!("skete: control port {} open", args.port);
+    hermit::println!(
+        "skete: control port {} answering at {} ns",
+        args.port,
+        clock::uptime_ns()
+    );
     port.serve()
 }

@@ -8,11 +8,11 @@ use control::{Config, Connection, Server, auth};
 use guest_abi::root_boot::Doorbell;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
+use root_logic::BootArgs;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{Socket, State};
 
 use crate::backend::Machine;
-use crate::bootargs::BootArgs;
 use crate::net::{Card, Listener, Net, Slot};
 use crate::{clock, wait};
 
@@ -78,8 +78,9 @@ impl Port {
                 );
             }
             self.poll_at_ns = clock::uptime_ns().saturating_add(self.server.poll_after_ns());
-            self.listener.refill(&mut self.net.sockets);
+            // Before the sockets listen again: a reset still has to get out.
             self.net.send();
+            self.listener.refill(&mut self.net.sockets);
             if !busy && !self.machine.is_loading() {
                 let deadline_ns = self.deadline_ns();
                 wait::sleep_until(deadline_ns);
@@ -144,14 +145,14 @@ fn serve(
         socket.close();
     }
     if connection.is_closed() {
-        if !connection.wants_fin() {
-            socket.abort();
-        }
         slot.connection = None;
-        // What the peer still sends goes nowhere; a socket in its last handshakes ends by
-        // itself, any other would wait for a peer that may never close.
-        if matches!(socket.state(), State::FinWait1 | State::FinWait2) {
-            socket.set_timeout(Some(smoltcp::time::Duration::from_secs(5)));
+        // A peer that has not closed its side by now need not: the socket is wanted.
+        let ends_by_itself = matches!(
+            socket.state(),
+            State::TimeWait | State::LastAck | State::Closing | State::Closed
+        );
+        if !ends_by_itself {
+            socket.abort();
         }
         return false;
     }
