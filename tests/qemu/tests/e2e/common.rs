@@ -63,9 +63,10 @@ impl Running {
             .expect("takes the initrd");
     }
 
-    /// Uploads a bare-metal guest under its own name.
+    /// Uploads a bare-metal guest under its own name, with `-` for `_`.
     pub(crate) fn push_payload(&self, name: &str) {
-        let image = fs::read(paths::payload(name)).expect("cargo xtask test builds it");
+        let file = paths::payload(&name.replace('-', "_"));
+        let image = fs::read(file).expect("cargo xtask test builds it");
         self.control
             .push(name, "flat", &image)
             .expect("takes a flat image");

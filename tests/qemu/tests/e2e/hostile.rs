@@ -13,7 +13,7 @@ on_both_cpus!(a_hostile_guest_harms_only_itself);
 const HOSTILE: [(&str, &str); 8] = [
     ("jump", ""),
     ("touch", ""),
-    ("undef_smc", ""),
+    ("undef-smc", ""),
     ("spin", ""),
     ("storm", "kind=hvc"),
     ("storm", "kind=gic"),
