@@ -57,9 +57,9 @@ fn start() -> Result<core::convert::Infallible, &'static str> {
     let machine = backend::Machine::new(rng.clone()).map_err(|_| "core grants no memory")?;
     let port = server::Port::open(card, &args, machine, rng, doorbell);
     hermit::println!(
-        "skete: control port {} answering at {} ns",
-        args.port,
-        clock::uptime_ns()
+        "skete: control port answering at {} ns on port {}",
+        clock::uptime_ns(),
+        args.port
     );
     port.serve()
 }

@@ -12,7 +12,7 @@ use crate::http::{self, Answer};
 use crate::serial::last_lines;
 
 /// How long a request may take; uploads are slow under emulation.
-const REQUEST: Duration = Duration::from_secs(120);
+const REQUEST: Duration = Duration::from_secs(240);
 
 /// A client of the control port.
 #[derive(Clone, Debug)]

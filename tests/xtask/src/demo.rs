@@ -15,7 +15,7 @@ const KERNEL: &str = "linux";
 const INITRD: &str = "busybox";
 
 /// What emulation may need on a slow, busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs the demo: attached to this terminal, or checking by itself.
 pub(crate) fn demo(machine: &MachineArgs, check: bool) -> Result<()> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The token that every appliance under test is given.
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// What emulation may need for anything that is not a wait for nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// One mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
 
