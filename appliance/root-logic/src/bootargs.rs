@@ -71,7 +71,10 @@ fn address(value: &str) -> Option<Address> {
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "a test that panics has failed")]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a test that panics has failed"
+)]
 mod tests {
     use super::*;
 
