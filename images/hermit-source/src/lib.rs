@@ -114,24 +114,19 @@ fn find_original(scratch: &Path) -> Result<PathBuf, String> {
     }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("reading what cargo metadata said: {error}"))?;
+    let text = |package: &serde_json::Value, key| package.get(key)?.as_str().map(String::from);
     metadata
         .get("packages")
         .and_then(serde_json::Value::as_array)
         .into_iter()
         .flatten()
         .find(|package| {
-            text(package, "name") == Some("hermit-kernel")
-                && text(package, "version") == Some(VERSION)
+            text(package, "name").as_deref() == Some("hermit-kernel")
+                && text(package, "version").as_deref() == Some(VERSION)
         })
         .and_then(|package| text(package, "manifest_path"))
-        .and_then(|manifest| Path::new(manifest).parent())
-        .map(Path::to_path_buf)
+        .and_then(|manifest| Some(Path::new(&manifest).parent()?.to_path_buf()))
         .ok_or_else(|| format!("cargo metadata does not list hermit-kernel {VERSION}"))
-}
-
-/// Returns the string that `object` has under `key`.
-fn text<'a>(object: &'a serde_json::Value, key: &str) -> Option<&'a str> {
-    object.get(key)?.as_str()
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
