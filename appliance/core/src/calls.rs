@@ -145,7 +145,7 @@ fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<
     let bytes = bytes.min(COPY_BYTES_MAX);
     let source = granted(root, source, bytes)?;
     let mut done = 0;
-    let mut gmap = vm.gmap.lock();
+    let gmap = vm.gmap.lock();
     while done < bytes {
         let at = ipa + done;
         let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;

@@ -6,7 +6,11 @@
 //!
 //! Software's view of a leaf: *writable* is DBM (bit 51), *dirty* is `S2AP[1]`, *young* is
 //! AF. Hardware with FEAT_HAFDBS turns writable into dirty by itself; without it the first
-//! write faults and [`crate::Gmap::fault`] does the same.
+//! write faults and [`crate::Gmap::fault`] does the same. Two more bits remember, for the
+//! two who ask, that a leaf was dirty when somebody made it clean: see [`Leaf::soft_dirty`]
+//! and [`Leaf::host_dirty`].
+//!
+//! An invalid descriptor is a token: *empty* RAM, a *hole*, or an entry that is *busy*.
 
 use crate::level::Level;
 use arch::Pa;
@@ -19,8 +23,12 @@ pub struct Descriptor(u64);
 /// A [`Descriptor`] read at its level, with every encoding accounted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing is mapped.
+    /// RAM that is not populated: a fault will map a zeroed frame.
     Empty,
+    /// No memory, for this reason; [`HOLE_NO_MEMORY`] is the usual one.
+    Hole(u16),
+    /// Another CPU is in the middle of break-before-make: look again.
+    Busy,
     /// The walk goes on in the table at this address.
     Table(Pa),
     /// A block (level 1 or 2) or a page (level 3).
@@ -87,12 +95,35 @@ const AF: u64 = 1 << 10;
 const OUTPUT: u64 = 0x0000_ffff_ffff_f000;
 const DBM: u64 = 1 << 51;
 const XN: u64 = 1 << 54;
-/// Software: the frame is not the VM's own (a device, a window onto granted frames).
+// Bits 58:55 are software's (D8.3.2). So are 62:59 while VTCR_EL2.HWU59 to HWU62 are zero,
+// as ours are: hardware gives them no meaning.
+/// Dirty since the migration log was last read.
+const SOFT_DIRTY: u64 = 1 << 55;
+/// The frame is not the VM's own (a device, a window onto granted frames).
 const SPECIAL: u64 = 1 << 56;
+/// Hardware needs the page while a vCPU runs: whoever takes it away says so.
+const PIN: u64 = 1 << 57;
+/// A shadow table refers to the page.
+const NESTED: u64 = 1 << 58;
+/// Dirty since the host last looked.
+const HOST_DIRTY: u64 = 1 << 59;
+
+// Tokens: bit 0 and 1 clear, type in 17:2, parameter in 33:18.
+const TOKEN_TYPE_SHIFT: u32 = 2;
+const TOKEN_PARAM_SHIFT: u32 = 18;
+const TOKEN_HOLE: u64 = 1;
+const TOKEN_BUSY: u64 = 2;
+
+/// Why a hole is one: nothing was ever there. (The number is s390's addressing exception.)
+pub const HOLE_NO_MEMORY: u16 = 5;
 
 impl Descriptor {
-    /// Nothing mapped; invalid at every level.
+    /// RAM that is not populated; invalid at every level.
     pub const EMPTY: Self = Self(0);
+    /// No memory.
+    pub const HOLE: Self = Self::hole(HOLE_NO_MEMORY);
+    /// In the middle of break-before-make.
+    pub const BUSY: Self = Self(TOKEN_BUSY << TOKEN_TYPE_SHIFT);
 
     /// Takes 64 bits as read from a table.
     pub const fn from_raw(raw: u64) -> Self {
@@ -104,6 +135,35 @@ impl Descriptor {
         self.0
     }
 
+    /// No memory, because of `code`.
+    pub const fn hole(code: u16) -> Self {
+        Self((code as u64) << TOKEN_PARAM_SHIFT | TOKEN_HOLE << TOKEN_TYPE_SHIFT)
+    }
+
+    /// Returns whether hardware may use, and so cache, the descriptor.
+    pub const fn valid(self) -> bool {
+        self.0 & VALID != 0
+    }
+
+    /// Returns whether it is empty or a hole: what a whole table of may be folded into one.
+    pub const fn foldable(self) -> bool {
+        matches!(self.token(), Entry::Empty | Entry::Hole(_))
+    }
+
+    const fn token(self) -> Entry {
+        if self.0 >> 34 != 0 || self.0 & (VALID | TABLE_OR_PAGE) != 0 {
+            return Entry::Reserved;
+        }
+        let [low, high, ..] = (self.0 >> TOKEN_PARAM_SHIFT).to_le_bytes();
+        let param = u16::from_le_bytes([low, high]);
+        match (self.0 >> TOKEN_TYPE_SHIFT & 0xffff, param) {
+            (0, 0) => Entry::Empty,
+            (TOKEN_HOLE, code) => Entry::Hole(code),
+            (TOKEN_BUSY, 0) => Entry::Busy,
+            _ => Entry::Reserved,
+        }
+    }
+
     /// Points to the next-level table at `table`.
     pub const fn table(table: Pa) -> Self {
         Self(table.raw() & OUTPUT | TABLE_OR_PAGE | VALID)
@@ -111,12 +171,9 @@ impl Descriptor {
 
     /// Reads the descriptor as hardware does at `level`.
     pub const fn decode(self, level: Level) -> Entry {
-        if self.0 == 0 {
-            return Entry::Empty;
-        }
         let table_or_page = self.0 & TABLE_OR_PAGE != 0;
         match (self.0 & VALID != 0, table_or_page, level) {
-            (false, ..) => Entry::Reserved,
+            (false, ..) => self.token(),
             (true, false, Level::L0 | Level::L3) => Entry::Reserved,
             (true, true, Level::L0 | Level::L1 | Level::L2) => match Pa::new(self.0 & OUTPUT) {
                 Some(table) => Entry::Table(table),
@@ -189,9 +246,30 @@ impl Leaf {
         self.0 & S2AP_WRITE != 0
     }
 
+    /// Returns whether it was written since the migration log was last read, or is new.
+    pub const fn soft_dirty(self) -> bool {
+        self.0 & (SOFT_DIRTY | S2AP_WRITE) != 0
+    }
+
+    /// Returns whether the frame was written since the host last looked; never for a special
+    /// leaf, whose frame is not the host's to know about.
+    pub const fn host_dirty(self) -> bool {
+        self.0 & (HOST_DIRTY | S2AP_WRITE) != 0 && !self.special()
+    }
+
     /// Returns whether the frame belongs to somebody else than the VM.
     pub const fn special(self) -> bool {
         self.0 & SPECIAL != 0
+    }
+
+    /// Returns whether a running vCPU needs the page to stay as it is.
+    pub const fn pinned(self) -> bool {
+        self.0 & PIN != 0
+    }
+
+    /// Returns whether a shadow table refers to the page.
+    pub const fn nested(self) -> bool {
+        self.0 & NESTED != 0
     }
 
     /// Marks the frame as somebody else's.
@@ -206,6 +284,12 @@ impl Leaf {
         Self(self.0 | AF)
     }
 
+    /// Makes it old.
+    #[must_use]
+    pub const fn with_old(self) -> Self {
+        Self(self.0 & !AF)
+    }
+
     /// Makes it dirty if it may be written, else leaves it.
     #[must_use]
     pub const fn with_dirty(self) -> Self {
@@ -217,9 +301,63 @@ impl Leaf {
     }
 
     /// Makes it clean: the next write sets dirty again, by hardware or by a fault.
+    ///
+    /// Neither of the two who ask for dirty leaves loses anything by this.
     #[must_use]
     pub const fn with_clean(self) -> Self {
-        Self(self.0 & !S2AP_WRITE)
+        Self(if self.dirty() {
+            self.0 & !S2AP_WRITE | SOFT_DIRTY | HOST_DIRTY
+        } else {
+            self.0
+        })
+    }
+
+    /// Makes it new to the migration log.
+    #[must_use]
+    pub const fn with_soft_dirty(self) -> Self {
+        Self(self.0 | SOFT_DIRTY)
+    }
+
+    /// Makes it clean, and known to the migration log. The host still finds it dirty.
+    #[must_use]
+    pub const fn with_logged(self) -> Self {
+        Self(self.with_clean().0 & !SOFT_DIRTY)
+    }
+
+    /// Makes it clean, and known to the host. The migration log still finds it dirty.
+    #[must_use]
+    pub const fn with_host_clean(self) -> Self {
+        Self(self.with_clean().0 & !HOST_DIRTY)
+    }
+
+    /// Starts it without any dirty state, as a frame that was just zeroed.
+    #[must_use]
+    pub const fn with_no_dirt(self) -> Self {
+        Self(self.0 & !(S2AP_WRITE | SOFT_DIRTY | HOST_DIRTY))
+    }
+
+    /// Notes that a running vCPU needs the page.
+    #[must_use]
+    pub const fn with_pin(self) -> Self {
+        Self(self.0 | PIN)
+    }
+
+    /// Notes that a shadow table refers to the page.
+    #[must_use]
+    pub const fn with_nested(self) -> Self {
+        Self(self.0 | NESTED)
+    }
+
+    /// Forgets who is to be told of a change.
+    #[must_use]
+    pub const fn with_no_notice(self) -> Self {
+        Self(self.0 & !(PIN | NESTED))
+    }
+
+    /// Takes the right to write away, and what it left as dirty state is kept.
+    #[must_use]
+    pub const fn with_read_only(self) -> Self {
+        Self(self.with_clean().0 & !DBM)
     }
 
     /// Returns the child at `offset` bytes when a leaf of the level above `level` is split.

@@ -1,18 +1,27 @@
 //! Faults: RAM is a promise, and this keeps it.
+//!
+//! Three steps, so that no frame is scrubbed under a lock. [`Gmap::look`] fixes a present
+//! leaf that only lacks AF or dirty, or says what frame is wanted. The caller takes and
+//! scrubs one. [`Gmap::link`] puts it in, unless the world has moved on. [`Gmap::fault`] is
+//! all three.
 
-use crate::desc::{Attr, Descriptor, Entry, Leaf, Perm};
+use crate::bbm::Change;
+use crate::cache::Cache;
+use crate::desc::{Attr, Entry, Leaf, Perm};
+use crate::gather::Flush;
 use crate::level::Level;
 use crate::machine::Machine;
-use crate::slots::Slot;
-use crate::space::Gmap;
-use crate::walk::Place;
+use crate::sequence::Ticket;
+use crate::sidecar::SIDECAR_PAGES;
+use crate::space::{Gmap, with_cache};
+use crate::walk::{Flags, Place, WalkError};
 use arch::{Ipa, Pa};
 use core::fmt;
 
 /// What the guest tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// A store (ESR_EL2.ISS.WnR, and not a stage-1 walk's read).
+    /// A store.
     pub write: bool,
     /// An instruction fetch.
     pub exec: bool,
@@ -34,6 +43,41 @@ impl Access {
         write: false,
         exec: true,
     };
+
+    /// Reads the syndrome of an abort from a lower exception level (ESR_EL2, EC 0x20 or
+    /// 0x24); `None` for any other.
+    ///
+    /// A stage-1 walk (S1PTW) counts as a store only when it lacked permission: then it was
+    /// hardware updating the guest's own descriptor (DDI 0487, ISS encoding for a Data
+    /// Abort). Cache maintenance (CM) counts as a load, though WnR is set.
+    pub fn from_esr(esr: u64) -> Option<Self> {
+        const INSTRUCTION: u64 = 0x20;
+        const DATA: u64 = 0x24;
+        let bit = |n: u32| esr >> n & 1 != 0;
+        // DFSC and IFSC 0b0011xx are permission faults.
+        let permission = esr & 0x3c == 0x0c;
+        let walk = bit(7);
+        match esr >> 26 & 0x3f {
+            INSTRUCTION => Some(Self {
+                write: walk && permission,
+                exec: !walk,
+            }),
+            DATA if walk => Some(Self {
+                write: permission,
+                exec: false,
+            }),
+            DATA => Some(Self {
+                write: bit(6) && !bit(8),
+                exec: false,
+            }),
+            _ => None,
+        }
+    }
+
+    const fn allowed(self, perm: Perm) -> bool {
+        let plain_read = !self.write && !self.exec;
+        (perm.write || !self.write) && (perm.exec || !self.exec) && (perm.read || !plain_read)
+    }
 }
 
 /// How a fault was answered; in each case the guest tries again.
@@ -41,7 +85,7 @@ impl Access {
 pub enum Fault {
     /// A zeroed frame of `4096 << order` bytes was mapped.
     Mapped {
-        /// 0 or 9.
+        /// 0, 9 or 18.
         order: u8,
     },
     /// The mapping was there: another vCPU was first, or only AF or dirty was missing.
@@ -57,7 +101,7 @@ pub enum FaultError {
     NoSlot,
     /// The mapping does not allow the access.
     Permission,
-    /// The pool has no frame for the page or a table.
+    /// The pool has no frame for the page or a table, or the VM's limit is reached.
     OutOfMemory,
 }
 
@@ -73,67 +117,197 @@ impl fmt::Display for FaultError {
 
 impl core::error::Error for FaultError {}
 
+/// What [`Gmap::look`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The access works now, or should be tried again.
+    Done,
+    /// A frame is missing.
+    Missing(Want),
+}
+
+/// A frame that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the guest waits for it"]
+pub struct Want {
+    ipa: Ipa,
+    level: Level,
+    ticket: Ticket,
+}
+
+impl Want {
+    /// Returns the pool order of the frame: `4096 << order` bytes.
+    pub fn order(&self) -> u8 {
+        self.level.order()
+    }
+
+    /// Returns the first address it will be mapped at.
+    pub fn ipa(&self) -> Ipa {
+        self.ipa.align_down(self.level.span())
+    }
+
+    /// Asks for the next smaller frame instead.
+    pub fn smaller(&self) -> Option<Self> {
+        let level = self.level.below()?;
+        Some(Self { level, ..*self })
+    }
+}
+
+/// Why a frame was not linked. It is still the caller's, and nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkError {
+    /// What was seen by [`Gmap::look`] is no longer so: look again.
+    Again,
+    /// The cache has fewer pages than [`Gmap::link_cost`]: top it up.
+    NoMemory,
+    /// The VM has all the memory or tables it may.
+    Limit,
+}
+
+/// Looks before it is left to the guest to try again.
+const LOOKS: usize = 4;
+
 impl Gmap {
     /// Answers a stage-2 translation, permission or access-flag fault at `ipa`.
     ///
-    /// RAM gets a scrubbed 2 MiB frame where the block lies inside its slot, nothing of it
-    /// is mapped yet and the pool has one; else a 4 KiB frame.
+    /// RAM gets the largest scrubbed frame that the policy allows, whose block lies inside
+    /// its slot, of which nothing is mapped yet, and which the pool has.
     pub fn fault(
-        &mut self,
+        &self,
         machine: &mut impl Machine,
         ipa: Ipa,
         access: Access,
     ) -> Result<Fault, FaultError> {
-        self.stats.faults = self.stats.faults.saturating_add(1);
-        self.resolve(machine, ipa, access)
+        self.counters.fault();
+        with_cache(machine, |machine, cache| {
+            self.resolve(machine, cache, ipa, access)
+        })
+    }
+
+    /// As [`Self::fault`], with tables from a cache that the vCPU keeps.
+    pub fn fault_with(
+        &self,
+        machine: &mut impl Machine,
+        cache: &mut Cache,
+        ipa: Ipa,
+        access: Access,
+    ) -> Result<Fault, FaultError> {
+        self.counters.fault();
+        self.resolve(machine, cache, ipa, access)
     }
 
     /// Returns the frame address of the page at `ipa`, populated and writable, for core to
     /// copy into.
     ///
-    /// Not counted as a fault.
-    pub fn populate(&mut self, machine: &mut impl Machine, ipa: Ipa) -> Result<Pa, FaultError> {
-        self.resolve(machine, ipa, Access::WRITE)?;
+    /// Not counted as a fault. The page is dirty from now on.
+    pub fn populate(&self, machine: &mut impl Machine, ipa: Ipa) -> Result<Pa, FaultError> {
+        with_cache(machine, |machine, cache| {
+            self.resolve(machine, cache, ipa, Access::WRITE)
+        })?;
         let (pa, _) = self.translate(machine, ipa).ok_or(FaultError::NoSlot)?;
         Ok(pa.align_down(4096))
     }
 
     fn resolve(
-        &mut self,
+        &self,
         machine: &mut impl Machine,
+        cache: &mut Cache,
         ipa: Ipa,
         access: Access,
     ) -> Result<Fault, FaultError> {
+        for _ in 0..LOOKS {
+            let Look::Missing(first) = self.look(machine, ipa, access)? else {
+                return Ok(Fault::AlreadyMapped);
+            };
+            let mut want = Some(first);
+            while let Some(now) = want {
+                match self.fill(machine, cache, now, access) {
+                    Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
+                    Err(LinkError::Again) => break,
+                    Err(LinkError::NoMemory | LinkError::Limit) => want = now.smaller(),
+                }
+            }
+            if want.is_none() {
+                return Err(FaultError::OutOfMemory);
+            }
+        }
+        Ok(Fault::AlreadyMapped)
+    }
+
+    fn fill(
+        &self,
+        machine: &mut impl Machine,
+        cache: &mut Cache,
+        want: Want,
+        access: Access,
+    ) -> Result<(), LinkError> {
+        cache
+            .topup(machine, self.link_cost(machine, want)?)
+            .map_err(|_| LinkError::NoMemory)?;
+        let frame = machine.alloc(want.order()).ok_or(LinkError::NoMemory)?;
+        machine.scrub(frame, want.order());
+        let result = self.link(machine, cache, want, frame, access, |_, _| ());
+        if result.is_err() {
+            machine.free(frame, want.order());
+        }
+        result
+    }
+
+    /// Makes a present leaf sufficient for `access`, or says what frame is missing.
+    ///
+    /// Allocates nothing and waits for nothing; under the VM's lock held shared, or even
+    /// without it as long as no table can be freed.
+    pub fn look(
+        &self,
+        machine: &impl Machine,
+        ipa: Ipa,
+        access: Access,
+    ) -> Result<Look, FaultError> {
         if !self.contains(ipa) {
             return Err(FaultError::NoSlot);
         }
+        let ticket = self.sequence.ticket();
         let place = self.place(machine, ipa);
         match place.entry() {
-            Entry::Leaf(leaf) => self.fix(machine, ipa, place, leaf, access),
+            Entry::Leaf(_) => self.fix(machine, ipa, place, access),
+            Entry::Busy => Ok(Look::Done),
+            Entry::Hole(_) => Err(FaultError::NoSlot),
             Entry::Empty => {
-                let slot = self.slots.find(ipa.raw()).ok_or(FaultError::NoSlot)?;
-                self.fill(machine, ipa, place, slot, access)
+                let level = self.best_level(ipa, place.level)?;
+                Ok(Look::Missing(Want { ipa, level, ticket }))
             }
-            Entry::Table(_) | Entry::Reserved => panic!("a stage-2 table is corrupt"),
+            Entry::Table(_) | Entry::Reserved => crate::walk::corrupt(),
         }
     }
 
-    /// Makes a present leaf sufficient for `access`, if it may be.
+    /// Returns the level of the largest leaf that may be linked for `ipa`, at or below `at`.
+    fn best_level(&self, ipa: Ipa, at: Level) -> Result<Level, FaultError> {
+        let slot = self.slots.find(ipa.raw()).ok_or(FaultError::NoSlot)?;
+        let room = self
+            .policy
+            .ram_limit
+            .saturating_sub(self.counters.resident_bytes());
+        Level::LEAVES
+            .into_iter()
+            .filter(|level| *level >= at && *level >= self.policy.largest)
+            .filter(|level| level.span() <= room)
+            .find(|level| slot.holds_block(ipa.raw(), *level))
+            .ok_or(FaultError::OutOfMemory)
+    }
+
+    /// The minor fault: sets AF, and dirty for a store, by compare-and-swap.
     fn fix(
         &self,
         machine: &impl Machine,
         ipa: Ipa,
         place: Place,
-        leaf: Leaf,
         access: Access,
-    ) -> Result<Fault, FaultError> {
-        let (mut place, mut leaf) = (place, leaf);
-        // Hardware can set AF and dirty once each meanwhile.
-        for _ in 0..4 {
-            let perm = leaf.perm();
-            let plain_read = !access.write && !access.exec;
-            if access.write && !perm.write || access.exec && !perm.exec || plain_read && !perm.read
-            {
+    ) -> Result<Look, FaultError> {
+        let mut place = place;
+        let base = ipa.align_down(place.level.span());
+        let mut flush = Flush::new(self.vmid);
+        while let Entry::Leaf(leaf) = place.entry() {
+            if !access.allowed(leaf.perm()) {
                 return Err(FaultError::Permission);
             }
             let mut wanted = leaf.with_young();
@@ -141,54 +315,124 @@ impl Gmap {
                 wanted = wanted.with_dirty();
             }
             if wanted == leaf {
-                return Ok(Fault::AlreadyMapped);
+                return Ok(Look::Done);
             }
-            let (old, new) = (leaf.descriptor().raw(), wanted.descriptor().raw());
-            match machine.compare_exchange(place.table, place.index, old, new) {
-                Ok(()) => {
-                    // An entry without AF is never cached; one that was read-only may be.
-                    if leaf.young() {
-                        machine.invalidate_ipa(self.vmid, ipa, place.level.number());
-                    }
-                    return Ok(Fault::AlreadyMapped);
-                }
-                Err(found) => place.found = Descriptor::from_raw(found),
-            }
-            match place.entry() {
-                Entry::Leaf(now) => leaf = now,
-                Entry::Empty | Entry::Table(_) | Entry::Reserved => break,
+            // Each failure means that somebody else set one of two bits, or took the leaf.
+            if self.replace(machine, base, &mut place, wanted.descriptor(), &mut flush) {
+                flush.complete(machine);
+                self.counters.minor();
+                return Ok(Look::Done);
             }
         }
-        // It changed under us: the guest tries again and finds what it is now.
-        Ok(Fault::AlreadyMapped)
+        Ok(Look::Done)
     }
 
-    /// Populates the page at `ipa`, or the block around it.
-    fn fill(
-        &mut self,
-        machine: &mut impl Machine,
-        ipa: Ipa,
-        place: Place,
-        slot: Slot,
+    /// Returns the pages that [`Self::link`] may take from the cache.
+    pub fn link_cost(&self, machine: &impl Machine, want: Want) -> Result<usize, LinkError> {
+        let tables = self.tables_missing(machine, want.ipa(), want.level);
+        let tables = tables.map_err(|_| LinkError::Limit)?;
+        let sidecar = if self.keys_enabled() {
+            SIDECAR_PAGES
+        } else {
+            0
+        };
+        Ok(tables.saturating_add(sidecar))
+    }
+
+    /// Links `frame`, zeroed and aligned to its size, where it is wanted.
+    ///
+    /// `then` runs with the frame just before the guest can see it, under the lock.
+    pub fn link<M: Machine>(
+        &self,
+        machine: &M,
+        cache: &mut Cache,
+        want: Want,
+        frame: Pa,
         access: Access,
-    ) -> Result<Fault, FaultError> {
-        let large = place.level <= Level::L2 && slot.holds_block(ipa.raw(), Level::L2);
-        let levels = [Level::L2, Level::L3].into_iter();
-        for level in levels.filter(|level| large || *level == Level::L3) {
-            let order = level.order();
-            let Some(frame) = machine.alloc(order) else {
-                continue;
-            };
-            machine.scrub(frame, order);
-            let mut leaf = Leaf::new(frame, level, Attr::Normal, Perm::RWX, self.features.fwb);
-            if self.features.hafdbs && !access.write {
-                leaf = leaf.with_clean();
-            }
-            if self.install(machine, ipa, leaf, level) {
-                return Ok(Fault::Mapped { order });
-            }
-            machine.free(frame, order);
+        then: impl FnOnce(&M, Pa),
+    ) -> Result<(), LinkError> {
+        let (base, level) = (want.ipa(), want.level);
+        assert!(frame.is_aligned(level.span()), "a frame is not aligned");
+        let end = base.raw().saturating_add(level.span());
+        if !self.sequence.good(want.ticket, base.raw(), end) {
+            return Err(LinkError::Again);
         }
-        Err(FaultError::OutOfMemory)
+        let resident = self.counters.resident_bytes().saturating_add(level.span());
+        if resident > self.policy.ram_limit {
+            return Err(LinkError::Limit);
+        }
+        if cache.len() < self.link_cost(machine, want)? {
+            return Err(LinkError::NoMemory);
+        }
+        if self.keys_enabled() {
+            self.sidecar.ensure(machine, cache, base)?;
+        }
+        let mut place = self.walk(machine, cache, base, level, Flags::ALLOC)?;
+        if place.entry() != Entry::Empty || self.slots.find(want.ipa.raw()).is_none() {
+            return Err(LinkError::Again);
+        }
+        let mut leaf = Leaf::new(frame, level, Attr::Normal, Perm::RWX, self.features.fwb);
+        leaf = leaf.with_no_dirt().with_soft_dirty();
+        if access.write || self.policy.eager && !self.features.hafdbs {
+            leaf = leaf.with_dirty();
+        }
+        debug_assert_eq!(
+            crate::bbm::change(place.found, leaf.descriptor(), level == Level::L3),
+            Change::Store
+        );
+        then(machine, frame);
+        if self.states && self.sidecar.exists() {
+            self.sidecar.update_range(machine, base, level, |word| {
+                word.with_zero(false).with_hint(false)
+            });
+        }
+        if !place.swap(machine, leaf.descriptor()) {
+            return Err(LinkError::Again);
+        }
+        self.counters.leaves(leaf, level, 1);
+        Ok(())
+    }
+}
+
+impl From<WalkError> for LinkError {
+    fn from(error: WalkError) -> Self {
+        match error {
+            WalkError::NoMemory => Self::NoMemory,
+            WalkError::TableLimit => Self::Limit,
+            WalkError::AddressSize
+            | WalkError::Hole(_)
+            | WalkError::BadLevel
+            | WalkError::LargerLeaf
+            | WalkError::NotPresent
+            | WalkError::Busy => Self::Again,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Syndromes as literal numbers: EC in 31:26, WnR bit 6, S1PTW bit 7, CM bit 8.
+    #[test]
+    fn a_syndrome_says_what_the_guest_tried() {
+        let cases = [
+            (0x9200_0007, Some(Access::READ)),
+            (0x9200_0047, Some(Access::WRITE)),
+            (0x9200_004f, Some(Access::WRITE)),
+            (0x8200_0007, Some(Access::EXEC)),
+            // Cache maintenance.
+            (0x9200_0147, Some(Access::READ)),
+            // A stage-1 walk that found no page, and one that may not write.
+            (0x9200_00c7, Some(Access::READ)),
+            (0x9200_008f, Some(Access::WRITE)),
+            (0x8200_0087, Some(Access::READ)),
+            (0x8200_008f, Some(Access::WRITE)),
+            // HVC.
+            (0x5a00_0000, None),
+        ];
+        for (esr, access) in cases {
+            assert_eq!(Access::from_esr(esr), access, "{esr:#x}");
+        }
     }
 }

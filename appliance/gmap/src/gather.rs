@@ -1,4 +1,4 @@
-//! Frames and tables that were unlinked, until no TLB can reach them.
+//! What a change leaves to be done: TLB entries to drop, then frames to free.
 //!
 //! The order is the architecture's (DDI 0487 D8.14, D8.16): entry invalid, store visible to
 //! the walkers, TLBI complete, and only then is the memory somebody else's.
@@ -7,78 +7,127 @@ use crate::level::Level;
 use crate::machine::Machine;
 use arch::{Ipa, Pa};
 
-/// Entries remembered singly; more are invalidated with the whole VMID.
-const ADDRESSES: usize = 16;
+/// Runs of addresses remembered; more are invalidated with the whole VMID.
+const RUNS: usize = 8;
 /// Frames and tables held before they must be let go.
 const HELD: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    from: Ipa,
+    bytes: u64,
+    level: u8,
+}
+
+/// TLB entries that may be stale.
+#[derive(Debug)]
+#[must_use = "stale translations are in use until this is completed"]
+pub(crate) struct Flush {
+    vmid: u16,
+    runs: [Option<Run>; RUNS],
+    whole: bool,
+}
+
+impl Flush {
+    /// Starts with nothing.
+    pub(crate) fn new(vmid: u16) -> Self {
+        Self {
+            vmid,
+            runs: [None; RUNS],
+            whole: false,
+        }
+    }
+
+    /// Notes that the leaf of `level` that begins at `ipa` has changed.
+    pub(crate) fn leaf(&mut self, ipa: Ipa, level: Level) {
+        self.note(ipa, level.span(), level.number());
+    }
+
+    /// Notes that a table on the way to `ipa` is no longer linked.
+    pub(crate) fn table(&mut self, ipa: Ipa) {
+        self.note(ipa, 4096, 0);
+    }
+
+    /// Invalidates what was noted. Nothing stale is in any TLB on return.
+    pub(crate) fn complete(&mut self, machine: &impl Machine) {
+        if self.whole {
+            machine.invalidate_vmid(self.vmid);
+        } else {
+            for run in self.runs.iter().flatten() {
+                machine.invalidate_range(self.vmid, run.from, run.bytes, run.level);
+            }
+        }
+        self.runs = [None; RUNS];
+        self.whole = false;
+    }
+
+    fn note(&mut self, ipa: Ipa, bytes: u64, level: u8) {
+        let follows = |run: &&mut Run| {
+            run.level == level && level != 0 && run.from.checked_add(run.bytes) == Some(ipa)
+        };
+        if let Some(run) = self.runs.iter_mut().flatten().find(follows) {
+            run.bytes = run.bytes.saturating_add(bytes);
+            return;
+        }
+        let run = Run {
+            from: ipa,
+            bytes,
+            level,
+        };
+        match self.runs.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(run),
+            None => self.whole = true,
+        }
+    }
+}
 
 /// What one operation has unlinked so far.
 #[derive(Debug)]
 #[must_use = "frames are reachable through stale TLB entries until this is flushed"]
 pub(crate) struct Gather {
-    vmid: u16,
-    addresses: [Option<(Ipa, u8)>; ADDRESSES],
-    whole: bool,
+    pub(crate) flush: Flush,
     held: [Option<(Pa, u8)>; HELD],
+    /// Frames are scrubbed before they go back (the table pages are not).
+    wipe: bool,
 }
 
 impl Gather {
-    /// Starts with nothing.
-    pub(crate) fn new(vmid: u16) -> Self {
+    /// Starts with nothing. `wipe` scrubs the frames of RAM before they are freed.
+    pub(crate) fn new(vmid: u16, wipe: bool) -> Self {
         Self {
-            vmid,
-            addresses: [None; ADDRESSES],
-            whole: false,
+            flush: Flush::new(vmid),
             held: [None; HELD],
+            wipe,
         }
     }
 
-    /// Notes that a leaf of `level` at `ipa` is gone, with the frame to free, if any.
-    pub(crate) fn leaf(
-        &mut self,
-        machine: &mut impl Machine,
-        ipa: Ipa,
-        level: Level,
-        frame: Option<Pa>,
-    ) {
-        self.note(ipa, level.number());
-        if let Some(pa) = frame {
-            self.hold(machine, pa, level.order());
+    /// Takes over a frame of RAM whose leaf was noted in [`Self::flush`].
+    pub(crate) fn frame(&mut self, machine: &mut impl Machine, pa: Pa, level: Level) {
+        if self.wipe {
+            // Before the TLBI a vCPU could still write to it.
+            self.complete(machine);
+            machine.scrub(pa, level.order());
         }
+        self.hold(machine, pa, level.order());
     }
 
-    /// Notes that the table at `table`, on the way to `ipa`, is no longer linked.
+    /// Takes over a table on the way to `ipa` that is no longer linked.
     pub(crate) fn table(&mut self, machine: &mut impl Machine, ipa: Ipa, table: Pa) {
-        self.note(ipa, 0);
+        self.flush.table(ipa);
         self.hold(machine, table, 0);
     }
 
     /// Invalidates what was noted and frees what was held.
-    pub(crate) fn flush(&mut self, machine: &mut impl Machine) {
-        if self.whole {
-            machine.invalidate_vmid(self.vmid);
-        } else {
-            for (ipa, level) in self.addresses.iter().flatten() {
-                machine.invalidate_ipa(self.vmid, *ipa, *level);
-            }
-        }
-        self.addresses = [None; ADDRESSES];
-        self.whole = false;
+    pub(crate) fn complete(&mut self, machine: &mut impl Machine) {
+        self.flush.complete(machine);
         for (pa, order) in self.held.iter_mut().filter_map(Option::take) {
             machine.free(pa, order);
         }
     }
 
-    fn note(&mut self, ipa: Ipa, level: u8) {
-        match self.addresses.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => *slot = Some((ipa, level)),
-            None => self.whole = true,
-        }
-    }
-
     fn hold(&mut self, machine: &mut impl Machine, pa: Pa, order: u8) {
         if self.held.iter().all(Option::is_some) {
-            self.flush(machine);
+            self.complete(machine);
         }
         if let Some(slot) = self.held.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some((pa, order));

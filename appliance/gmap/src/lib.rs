@@ -16,29 +16,58 @@
 //!
 //! # What always holds
 //!
-//! No table but the root is empty; a table is built whole before it is linked, from frames
-//! taken beforehand. So an operation that fails for want of memory has changed nothing.
+//! No table but the root holds one and the same token throughout; what is needed is taken
+//! before anything changes. So an operation that fails for want of memory has changed nothing.
+//!
+//! # Locks
+//!
+//! One lock a VM. `&self` methods run under it shared, on any number of CPUs: they change
+//! entries by compare-and-swap and may add tables. `&mut self` methods need it exclusively:
+//! only they take frames and tables away.
 #![no_std]
 
+mod age;
+mod bbm;
+mod cache;
+mod counters;
 mod desc;
 mod fault;
 mod gather;
+mod keys;
+mod large;
 mod level;
+mod limit;
+mod locks;
 mod machine;
 mod map;
 mod pool;
+mod ram;
+mod range;
+mod replace;
+mod sequence;
 mod shape;
+mod sidecar;
 mod slots;
 mod space;
-mod tables;
+mod states;
 mod teardown;
 mod walk;
 
-pub use desc::{Attr, Descriptor, Entry, Leaf, Perm};
-pub use fault::{Access, Fault, FaultError};
+pub use bbm::{Change, change};
+pub use cache::{CACHE_PAGES, Cache, NoMemory};
+pub use counters::Stats;
+pub use desc::{Attr, Descriptor, Entry, HOLE_NO_MEMORY, Leaf, Perm};
+pub use fault::{Access, Fault, FaultError, LinkError, Look, Want};
+pub use keys::{KEYS_MAX, Key, KeyError, Mask};
 pub use level::Level;
-pub use machine::Machine;
+pub use locks::{Ask, Held, OrderViolation, Rank};
+pub use machine::{Event, Machine};
 pub use pool::{FRAME, ORDER_MAX, Pool, PoolError};
+pub use range::{Budget, Stop};
+pub use sequence::{Sequence, Ticket};
 pub use shape::{IPA_BITS_MAX, IPA_BITS_MIN, vtcr};
-pub use space::{Error, Features, Gmap, Stats};
+pub use sidecar::{Pgx, Usage};
+pub use space::{Error, Features, Gmap, Policy};
+pub use states::{ReleaseRing, Reset, StateOp, Taken, state_byte};
 pub use teardown::Progress;
+pub use walk::{Flags, Place, WalkError};

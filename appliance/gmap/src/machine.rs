@@ -5,6 +5,28 @@
 
 use arch::{Ipa, Pa};
 
+use crate::level::Level;
+
+/// Something that somebody asked to be told of. Raised under the VM's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A page that a running vCPU needs is going away or becomes read-only: request that
+    /// the vCPU pins it again before it enters, and kick it out of the guest.
+    PinLost {
+        /// First address of the leaf.
+        ipa: Ipa,
+        /// Its level.
+        level: Level,
+    },
+    /// A page that shadow tables refer to changed its frame or lost rights.
+    NestedChanged {
+        /// First address of the leaf.
+        ipa: Ipa,
+        /// Its level.
+        level: Level,
+    },
+}
+
 /// Table memory, frames and TLB maintenance.
 pub trait Machine {
     /// Reads entry `index` (below 512) of the table page at `table`, in one 64-bit load.
@@ -14,6 +36,15 @@ pub trait Machine {
     ///
     /// On return the store is visible to the table walkers of every CPU (DSB ISHST).
     fn store(&self, table: Pa, index: usize, value: u64);
+
+    /// Writes entry `index` of a `table` that nothing points to yet.
+    ///
+    /// It need be visible to the walkers only once a later [`Self::store`] or
+    /// [`Self::compare_exchange`] is; so no barrier is needed where those order their store
+    /// after earlier ones. The default does not make use of that.
+    fn prepare(&self, table: Pa, index: usize, value: u64) {
+        self.store(table, index, value);
+    }
 
     /// Replaces `old` by `new` in entry `index` of `table`, or returns what was found.
     ///
@@ -35,6 +66,34 @@ pub trait Machine {
     /// `level` is a hint for the TTL field: 1 to 3 when only a leaf of that level changed;
     /// 0 when a table was unlinked too, so that entries of every level must go.
     fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, level: u8);
+
+    /// As [`Self::invalidate_ipa`] for every leaf of `level` in `bytes` from `ipa`.
+    ///
+    /// Where FEAT_TLBIRANGE is present this is one instruction. The default does sixteen
+    /// addresses singly, and more by dropping the whole VMID.
+    fn invalidate_range(&self, vmid: u16, ipa: Ipa, bytes: u64, level: u8) {
+        let span = match level {
+            1 => Level::L1.span(),
+            2 => Level::L2.span(),
+            3 => Level::L3.span(),
+            _ => bytes.max(1),
+        };
+        if bytes > span.saturating_mul(16) {
+            return self.invalidate_vmid(vmid);
+        }
+        let mut offset = 0_u64;
+        while offset < bytes {
+            if let Some(at) = ipa.checked_add(offset) {
+                self.invalidate_ipa(vmid, at, level);
+            }
+            offset = offset.saturating_add(span);
+        }
+    }
+
+    /// Tells core of an [`Event`].
+    fn event(&self, event: Event) {
+        let _ = event;
+    }
 
     /// Drops, on every CPU, all that is cached of `vmid`; complete on return
     /// (TLBI VMALLS12E1IS, DSB).

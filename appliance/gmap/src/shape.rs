@@ -50,6 +50,10 @@ impl Shape {
             _ => 0,
         }
     }
+    /// Returns the number of table pages the root has.
+    pub(crate) const fn pages(self) -> u64 {
+        1 << self.root_order()
+    }
 }
 
 /// Returns the value of VTCR_EL2 for `ipa_bits`, clamped to what [`Shape`] accepts.

@@ -1,4 +1,7 @@
 //! Which parts of the IPA space are RAM: the promise that faults keep.
+//!
+//! The tables say the same with *empty* and *hole* tokens; slots say where a promise begins
+//! and ends, which is what a large leaf must not cross.
 
 use crate::level::Level;
 
@@ -10,6 +13,8 @@ pub(crate) const SLOTS: usize = 16;
 pub(crate) struct Slot {
     pub(crate) start: u64,
     pub(crate) end: u64,
+    /// Being deleted: faults find no RAM here; what is below this address is gone.
+    pub(crate) leaving: Option<u64>,
 }
 
 impl Slot {
@@ -25,9 +30,10 @@ impl Slot {
 pub(crate) struct Slots([Option<Slot>; SLOTS]);
 
 impl Slots {
-    /// Returns the slot that holds `ipa`.
+    /// Returns the slot that promises RAM at `ipa`.
     pub(crate) fn find(&self, ipa: u64) -> Option<Slot> {
-        self.overlap(ipa, ipa.saturating_add(1))
+        let slot = self.overlap(ipa, ipa.saturating_add(1))?;
+        slot.leaving.is_none().then_some(slot)
     }
 
     /// Returns a slot that shares a byte with `start..end`.
@@ -36,10 +42,35 @@ impl Slots {
         slots.find(|s| s.start < end && start < s.end).copied()
     }
 
-    /// Adds a slot, or returns `None` if all are used.
-    pub(crate) fn add(&mut self, slot: Slot) -> Option<()> {
-        let free = self.0.iter_mut().find(|s| s.is_none())?;
-        *free = Some(slot);
-        Some(())
+    /// Returns whether another slot fits in.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.iter().any(Option::is_none)
+    }
+
+    /// Adds a slot if there is room.
+    pub(crate) fn add(&mut self, slot: Slot) {
+        if let Some(free) = self.0.iter_mut().find(|s| s.is_none()) {
+            *free = Some(slot);
+        }
+    }
+
+    /// Replaces the slot that begins at `start`, or removes it.
+    pub(crate) fn set(&mut self, start: u64, slot: Option<Slot>) {
+        let begins = |s: &&mut Option<Slot>| s.is_some_and(|s| s.start == start);
+        if let Some(entry) = self.0.iter_mut().find(begins) {
+            *entry = slot;
+        }
+    }
+
+    /// Returns the first address past all slots.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.iter().flatten().map(|s| s.end).max().unwrap_or(0)
+    }
+
+    /// Returns the bytes promised.
+    pub(crate) fn bytes(&self) -> u64 {
+        let slots = self.0.iter().flatten();
+        let sizes = slots.map(|s| s.end.saturating_sub(s.start));
+        sizes.fold(0, u64::saturating_add)
     }
 }

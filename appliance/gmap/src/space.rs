@@ -1,13 +1,19 @@
 //! One VM's IPA space: what it is made of, and what is known about it.
 
-use crate::desc::{Entry, Leaf, Perm};
+use crate::cache::{Cache, NoMemory};
+use crate::counters::{Counters, Stats};
+use crate::desc::{Descriptor, Entry, Leaf, Perm};
+use crate::keys::KeyState;
 use crate::level::Level;
 use crate::machine::Machine;
+use crate::sequence::Sequence;
 use crate::shape::Shape;
-use crate::slots::{Slot, Slots};
-use crate::walk::{self, Place};
+use crate::sidecar::Sidecar;
+use crate::slots::Slots;
+use crate::walk::WalkError;
 use arch::{Ipa, Pa};
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 /// What the CPUs can do, and core has switched on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +22,36 @@ pub struct Features {
     pub fwb: bool,
     /// VTCR_EL2.HA and HD are set: hardware sets AF and dirty state (FEAT_HAFDBS).
     pub hafdbs: bool,
+}
+
+/// What a VM may have, and how. All of it may be changed while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Largest leaf for RAM: [`Level::L1`], [`Level::L2`] or [`Level::L3`].
+    pub largest: Level,
+    /// Most bytes of RAM to populate.
+    pub ram_limit: u64,
+    /// Most bytes of table pages, the root included.
+    pub table_limit: u64,
+    /// Where hardware does not keep dirty state, RAM is mapped dirty at its first touch: one
+    /// fault less for a page that is read before it is written, which then counts as
+    /// written. Off, dirty state is as exact as with FEAT_HAFDBS.
+    pub eager: bool,
+    /// Frames of RAM are scrubbed when they are freed, not only before they are used again.
+    pub wipe: bool,
+}
+
+impl Default for Policy {
+    /// Leaves of 2 MiB, no limits, dirty at first touch, no scrubbing beyond what reuse needs.
+    fn default() -> Self {
+        Self {
+            largest: Level::L2,
+            ram_limit: u64::MAX,
+            table_limit: u64::MAX,
+            eager: true,
+            wipe: false,
+        }
+    }
 }
 
 /// Why a change to an IPA space was refused. Nothing has changed.
@@ -38,10 +74,14 @@ pub enum Error {
         /// First address of the slot inside the range.
         at: Ipa,
     },
-    /// The pool has no table page left.
+    /// No RAM slot holds the range, or none begins there.
+    NotRam,
+    /// The pool has no table page left, or the VM's limit is reached.
     NoTables,
     /// All RAM slots are used.
     TooManySlots,
+    /// The VM has vCPUs, and this must come before them.
+    HasVcpus,
 }
 
 impl fmt::Display for Error {
@@ -52,38 +92,56 @@ impl fmt::Display for Error {
             Self::OutOfSpace => f.write_str("range leaves the address space"),
             Self::Occupied { at } => write!(f, "{at:?} is taken"),
             Self::NotFixed { at } => write!(f, "{at:?} is RAM"),
+            Self::NotRam => f.write_str("no RAM there"),
             Self::NoTables => f.write_str("no frame left for a table"),
             Self::TooManySlots => f.write_str("all RAM slots are used"),
+            Self::HasVcpus => f.write_str("the VM has vCPUs already"),
         }
     }
 }
 
 impl core::error::Error for Error {}
 
-/// What a space holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Bytes of RAM that are populated.
-    pub resident_bytes: u64,
-    /// Bytes of table pages, the root included.
-    pub table_bytes: u64,
-    /// Leaves of 4 KiB, 2 MiB and 1 GiB, fixed mappings included.
-    pub leaves: [u64; 3],
-    /// Faults handled, refused ones included.
-    pub faults: u64,
+impl From<NoMemory> for Error {
+    fn from(_: NoMemory) -> Self {
+        Self::NoTables
+    }
+}
+
+impl From<WalkError> for Error {
+    fn from(error: WalkError) -> Self {
+        match error {
+            WalkError::NoMemory | WalkError::TableLimit => Self::NoTables,
+            WalkError::AddressSize | WalkError::Hole(_) | WalkError::BadLevel => Self::OutOfSpace,
+            WalkError::LargerLeaf | WalkError::NotPresent | WalkError::Busy => Self::NotRam,
+        }
+    }
 }
 
 /// One VM's stage 2.
 ///
-/// The tables are freed by [`Gmap::destroy`] only; dropping a `Gmap` leaks them.
+/// Methods that take `&self` run under the VM's lock held shared, by any number of CPUs;
+/// methods that take `&mut self` need it exclusively. The tables are freed by
+/// [`Gmap::destroy`] only; dropping a `Gmap` leaks them.
 #[derive(Debug)]
 pub struct Gmap {
     pub(crate) root: Pa,
     pub(crate) shape: Shape,
     pub(crate) vmid: u16,
     pub(crate) features: Features,
+    /// FEAT_BBM level 2: a block may become a table without an invalid entry in between.
+    pub(crate) bbm2: bool,
+    pub(crate) policy: Policy,
     pub(crate) slots: Slots,
-    pub(crate) stats: Stats,
+    pub(crate) counters: Counters,
+    pub(crate) sequence: Sequence,
+    pub(crate) sidecar: Sidecar,
+    pub(crate) keys: KeyState,
+    /// Page states are in use.
+    pub(crate) states: bool,
+    /// Pages whose state migration has not read.
+    pub(crate) states_dirty: AtomicU64,
+    pub(crate) vcpus: u32,
     /// How far [`Gmap::destroy`] has come; addresses below it are gone.
     pub(crate) gone: u64,
     /// The root is freed, and no address is in the space any more.
@@ -101,21 +159,53 @@ impl Gmap {
         features: Features,
     ) -> Result<Self, Error> {
         let shape = Shape::new(ipa_bits).ok_or(Error::IpaBits)?;
-        let root = machine.alloc(shape.root_order()).ok_or(Error::NoTables)?;
-        machine.scrub(root, shape.root_order());
+        let root = new_root(machine, shape).ok_or(Error::NoTables)?;
+        let counters = Counters::default();
+        counters.tables(1 << shape.root_order());
         Ok(Self {
             root,
             shape,
             vmid,
             features,
+            bbm2: false,
+            policy: Policy::default(),
             slots: Slots::default(),
-            stats: Stats {
-                table_bytes: 4096 << shape.root_order(),
-                ..Stats::default()
-            },
+            counters,
+            sequence: Sequence::default(),
+            sidecar: Sidecar::default(),
+            keys: KeyState::default(),
+            states: false,
+            states_dirty: AtomicU64::new(0),
+            vcpus: 0,
             gone: 0,
             dead: false,
         })
+    }
+
+    /// Says that every CPU has FEAT_BBM level 2 (ID_AA64MMFR2_EL1.BBM = 2).
+    pub fn set_bbm2(&mut self, bbm2: bool) {
+        self.bbm2 = bbm2;
+    }
+
+    /// Returns what the VM may have.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Sets what the VM may have. What it has already is not taken away: for leaves that
+    /// are too large now, see [`Gmap::split_large`].
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Counts a vCPU in: from now on, what must come before vCPUs is refused.
+    pub fn add_vcpu(&mut self) {
+        self.vcpus = self.vcpus.saturating_add(1);
+    }
+
+    /// Counts a vCPU out.
+    pub fn remove_vcpu(&mut self) {
+        self.vcpus = self.vcpus.saturating_sub(1);
     }
 
     /// Returns the value of VTTBR_EL2: the root and the VMID, CnP = 0.
@@ -130,53 +220,44 @@ impl Gmap {
         self.vmid
     }
 
-    /// Returns what the space holds.
-    pub fn stats(&self) -> Stats {
-        self.stats
+    /// Gives the space another VMID, after a rollover. No vCPU may be running: each loads
+    /// [`Gmap::vttbr`] anew.
+    pub fn set_vmid(&mut self, vmid: u16) {
+        self.vmid = vmid;
     }
 
-    /// Makes `bytes` from `ipa` RAM, to be populated by fault. Nothing is mapped.
-    ///
-    /// Fails with [`Error::Unaligned`], [`Error::OutOfSpace`], [`Error::TooManySlots`], or
-    /// [`Error::Occupied`] where another slot or a mapping is.
-    pub fn add_ram(
-        &mut self,
-        machine: &mut impl Machine,
-        ipa: Ipa,
-        bytes: u64,
-    ) -> Result<(), Error> {
-        let end = self.check_range(ipa, bytes)?;
-        let start = ipa.raw();
-        self.check_no_slot(start, end)?;
-        self.check_unmapped(machine, ipa, end)?;
-        let slot = Slot { start, end };
-        self.slots.add(slot).ok_or(Error::TooManySlots)
+    /// Returns what the space holds.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.counters.stats();
+        stats.sidecar_bytes = self.sidecar.bytes();
+        stats.promised_bytes = self.slots.bytes();
+        stats
+    }
+
+    /// Returns who decides whether a lookup may still be linked.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
     }
 
     /// Translates as the hardware would: the address, and what may be done with it.
     ///
     /// A permission that takes only a fix-up by [`Gmap::fault`] is counted as there.
     pub fn translate(&self, machine: &impl Machine, ipa: Ipa) -> Option<(Pa, Perm)> {
-        let (leaf, level) = self.leaf_at(machine, ipa)?;
+        let (leaf, level) = self.leaf(machine, ipa)?;
         let offset = ipa.raw() & level.span().wrapping_sub(1);
         Some((leaf.base().checked_add(offset)?, leaf.perm()))
     }
 
-    /// Returns the leaf that maps `ipa`.
-    pub(crate) fn leaf_at(&self, machine: &impl Machine, ipa: Ipa) -> Option<(Leaf, Level)> {
+    /// Returns the leaf that maps `ipa`, and its level.
+    pub fn leaf(&self, machine: &impl Machine, ipa: Ipa) -> Option<(Leaf, Level)> {
         if !self.contains(ipa) {
             return None;
         }
         let place = self.place(machine, ipa);
         match place.entry() {
             Entry::Leaf(leaf) => Some((leaf, place.level)),
-            Entry::Empty | Entry::Table(_) | Entry::Reserved => None,
+            Entry::Empty | Entry::Hole(_) | Entry::Busy | Entry::Table(_) | Entry::Reserved => None,
         }
-    }
-
-    /// Returns the entry where the tables for `ipa`, which is in the space, end.
-    pub(crate) fn place(&self, machine: &impl Machine, ipa: Ipa) -> Place {
-        walk::descend(machine, self.shape, self.root, ipa, Level::L3)
     }
 
     /// Returns whether `ipa` is in the space.
@@ -205,36 +286,30 @@ impl Gmap {
             None => Ok(()),
         }
     }
-
-    /// Counts a leaf that was linked.
-    pub(crate) fn count_leaf(&mut self, leaf: Leaf, level: Level) {
-        if let Some(count) = leaf_count(&mut self.stats, level) {
-            *count = count.saturating_add(1);
-        }
-        if !leaf.special() {
-            self.stats.resident_bytes = self.stats.resident_bytes.saturating_add(level.span());
-        }
-    }
-
-    /// Counts a leaf that was unlinked.
-    pub(crate) fn uncount_leaf(&mut self, leaf: Leaf, level: Level) {
-        if let Some(count) = leaf_count(&mut self.stats, level) {
-            *count = count.saturating_sub(1);
-        }
-        if !leaf.special() {
-            self.stats.resident_bytes = self.stats.resident_bytes.saturating_sub(level.span());
-        }
-    }
 }
 
-fn leaf_count(stats: &mut Stats, level: Level) -> Option<&mut u64> {
-    let [pages, large, huge] = &mut stats.leaves;
-    match level {
-        Level::L0 => None,
-        Level::L1 => Some(huge),
-        Level::L2 => Some(large),
-        Level::L3 => Some(pages),
+/// Takes and fills a root for `shape`: no memory anywhere.
+pub(crate) fn new_root(machine: &mut impl Machine, shape: Shape) -> Option<Pa> {
+    let root = machine.alloc(shape.root_order())?;
+    machine.scrub(root, shape.root_order());
+    for page in 0..1_u64 << shape.root_order() {
+        let table = root.checked_add(page.saturating_mul(4096))?;
+        for index in 0..512 {
+            machine.prepare(table, index, Descriptor::HOLE.raw());
+        }
     }
+    Some(root)
+}
+
+/// Runs `f` with a cache that is empty before and after.
+pub(crate) fn with_cache<M: Machine, T>(
+    machine: &mut M,
+    f: impl FnOnce(&mut M, &mut Cache) -> T,
+) -> T {
+    let mut cache = Cache::new();
+    let result = f(machine, &mut cache);
+    cache.release(machine);
+    result
 }
 
 /// Makes an address of a number already known to lie in a 48-bit space.

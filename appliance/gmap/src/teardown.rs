@@ -1,6 +1,9 @@
 //! The end of a space, in slices.
 
+use crate::desc::Descriptor;
 use crate::machine::Machine;
+use crate::range::Budget;
+use crate::slots::Slots;
 use crate::space::Gmap;
 
 /// Whether a sliced operation has come to its end.
@@ -23,15 +26,18 @@ impl Gmap {
             return Progress::Done;
         }
         let limit = self.shape.limit();
-        self.slots = Default::default();
-        self.gone = self.clear(machine, self.gone, limit, budget_leaves.max(1));
+        self.slots = Slots::default();
         if self.gone < limit {
+            let budget = Budget::leaves(budget_leaves);
+            self.gone = self.clear(machine, self.gone, limit, budget, Descriptor::HOLE);
+        }
+        if self.gone < limit || !self.sidecar.free(machine, budget_leaves) {
             return Progress::More;
         }
         self.dead = true;
         machine.invalidate_vmid(self.vmid);
         machine.free(self.root, self.shape.root_order());
-        self.stats.table_bytes = 0;
+        self.counters.untables(1 << self.shape.root_order());
         Progress::Done
     }
 }

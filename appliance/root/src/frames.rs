@@ -6,12 +6,10 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 use guest_abi::core_call::{CoreCall, Status};
+use root_logic::extent::{LARGE_ORDER, PAGE_BYTES, order_of, place};
 
 use crate::calls::call;
 use crate::physmap;
-
-/// Bytes of the smallest block.
-const PAGE: usize = 4096;
 
 /// A block of granted, aligned memory: `4096 << order` bytes, zero when granted. Goes back
 /// to core when dropped.
@@ -24,9 +22,7 @@ pub(crate) struct Block {
 
 impl Block {
     /// Order of a 2 MiB block.
-    pub(crate) const LARGE: u32 = 9;
-    /// Bytes of a 2 MiB block.
-    pub(crate) const LARGE_BYTES: usize = PAGE << Self::LARGE;
+    pub(crate) const LARGE: u32 = LARGE_ORDER;
 
     /// Asks core for `4096 << order` bytes.
     pub(crate) fn grant(order: u32) -> Result<Self, Status> {
@@ -42,7 +38,7 @@ impl Block {
 
     /// Returns the number of bytes.
     pub(crate) fn bytes(&self) -> usize {
-        PAGE << self.order
+        PAGE_BYTES << self.order
     }
 
     /// Returns the memory.
@@ -192,20 +188,4 @@ impl Frames {
         let (index, start) = place(offset);
         self.blocks.get(index)?.pa().checked_add(start as u64)
     }
-}
-
-/// Returns the block in which byte `offset` lies, and where there.
-fn place(offset: u64) -> (usize, usize) {
-    const LARGE: u64 = Block::LARGE_BYTES as u64;
-    let index = usize::try_from(offset / LARGE).unwrap_or(usize::MAX);
-    (index, (offset % LARGE) as usize)
-}
-
-/// Returns the order of the block to begin `bytes` bytes with.
-fn order_of(bytes: u64) -> u32 {
-    let pages = bytes.div_ceil(PAGE as u64);
-    pages
-        .checked_next_power_of_two()
-        .map_or(Block::LARGE, u64::trailing_zeros)
-        .min(Block::LARGE)
 }

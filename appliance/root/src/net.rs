@@ -5,6 +5,7 @@ mod listener;
 
 use alloc::vec;
 
+use root_logic::BootArgs;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
@@ -13,7 +14,6 @@ use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 pub(crate) use card::Card;
 pub(crate) use listener::{Listener, Slot};
 
-use crate::bootargs::BootArgs;
 use crate::clock;
 
 /// Frames taken in before root looks after anything else.
@@ -35,8 +35,9 @@ impl Net {
         let mut interface = Interface::new(config, &mut card, now());
         let mut sockets = SocketSet::new(vec![]);
         let dhcp = match args.address {
-            Some((address, gateway)) => {
-                set_address(&mut interface, Some(address), gateway);
+            Some(address) => {
+                let cidr = Ipv4Cidr::new(address.ip, address.prefix);
+                set_address(&mut interface, Some(cidr), address.gateway);
                 None
             }
             None => Some(sockets.add(dhcpv4::Socket::new())),
@@ -47,6 +48,12 @@ impl Net {
             sockets,
             dhcp,
         }
+    }
+
+    /// Lets as many new clients in as there are sockets listening. Returns true if one has
+    /// been waiting for that.
+    pub(crate) fn admit(&mut self, listening: usize) -> bool {
+        self.card.admit(listening)
     }
 
     /// Moves frames both ways. Returns true if there may be more to take in.

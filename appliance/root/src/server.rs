@@ -8,11 +8,11 @@ use control::{Config, Connection, Server, auth};
 use guest_abi::root_boot::Doorbell;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
+use root_logic::BootArgs;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{Socket, State};
 
 use crate::backend::Machine;
-use crate::bootargs::BootArgs;
 use crate::net::{Card, Listener, Net, Slot};
 use crate::{clock, wait};
 
@@ -46,7 +46,9 @@ impl Port {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let mut net = Net::new(card, args, rng.next_u64());
-        let listener = Listener::new(args.port, &mut net.sockets);
+        let mut listener = Listener::new(args.port);
+        let listening = listener.refill(&mut net.sockets);
+        net.admit(listening);
         Self {
             net,
             listener,
@@ -78,8 +80,10 @@ impl Port {
                 );
             }
             self.poll_at_ns = clock::uptime_ns().saturating_add(self.server.poll_after_ns());
-            self.listener.refill(&mut self.net.sockets);
+            // Before the sockets listen again: a reset still has to get out.
             self.net.send();
+            let listening = self.listener.refill(&mut self.net.sockets);
+            busy |= self.net.admit(listening);
             if !busy && !self.machine.is_loading() {
                 let deadline_ns = self.deadline_ns();
                 wait::sleep_until(deadline_ns);
@@ -98,6 +102,7 @@ impl Port {
         connections
             .map(Connection::deadline_ns)
             .chain(self.net.deadline_ns())
+            .chain(self.listener.deadline_ns())
             .fold(self.poll_at_ns, u64::min)
     }
 }
@@ -115,6 +120,8 @@ fn serve(
             return false;
         }
         slot.connection = Some(Connection::new(server, machine));
+        slot.moved_ns = clock::uptime_ns();
+        slot.answered = false;
     }
     let Some(connection) = &mut slot.connection else {
         return false;
@@ -127,11 +134,14 @@ fn serve(
     connection.poll(server, machine);
     let mut busy = true;
     for _ in 0..TURNS {
-        let moved = feed(connection, socket, server, machine) | flush(connection, socket, machine);
-        if !moved {
+        let fed = feed(connection, socket, server, machine);
+        let sent = flush(connection, socket, machine);
+        slot.answered |= sent;
+        if !fed && !sent {
             busy = false;
             break;
         }
+        slot.moved_ns = clock::uptime_ns();
     }
     let receiving = matches!(
         socket.state(),
@@ -144,14 +154,14 @@ fn serve(
         socket.close();
     }
     if connection.is_closed() {
-        if !connection.wants_fin() {
-            socket.abort();
-        }
         slot.connection = None;
-        // What the peer still sends goes nowhere; a socket in its last handshakes ends by
-        // itself, any other would wait for a peer that may never close.
-        if matches!(socket.state(), State::FinWait1 | State::FinWait2) {
-            socket.set_timeout(Some(smoltcp::time::Duration::from_secs(5)));
+        // A peer that has not closed its side by now need not: the socket is wanted.
+        let ends_by_itself = matches!(
+            socket.state(),
+            State::TimeWait | State::LastAck | State::Closing | State::Closed
+        );
+        if !ends_by_itself {
+            socket.abort();
         }
         return false;
     }

@@ -5,8 +5,8 @@
 //! memory may be reused. Addresses are physical, interrupts are INTIDs.
 //!
 //! The tree is firmware's and thus trusted more than a guest, but it may be damaged or
-//! absurd. [`check`] refuses whatever would make the parser beneath (crate `fdt`) panic;
-//! [`walk`] reads the nodes. What remains to trust: that addresses in the tree are real.
+//! absurd. The module `check` refuses whatever would make the parser beneath (crate `fdt`) panic;
+//! `walk` reads the nodes. What remains to trust: that addresses in the tree are real.
 #![no_std]
 
 mod check;

@@ -20,6 +20,8 @@ pub struct Translation {
     pub memattr: u8,
     /// The whole leaf.
     pub raw: u64,
+    /// Where in memory the leaf is.
+    pub entry: u64,
 }
 
 /// Why a walk ended early.
@@ -112,6 +114,7 @@ pub fn resume(
                     exec: bits >> 54 & 1 == 0,
                     memattr: (bits >> 2 & 0xf) as u8,
                     raw: bits,
+                    entry: table + index * 8,
                 });
             }
             _ => return Err(Fault::Broken),

@@ -10,10 +10,12 @@ use crate::Control;
 /// What the guest prints when its user space is up.
 pub(crate) const READY: &str = "skete-guest: ready";
 
-/// What a 64 MiB file made of this line, again and again, has as its SHA-256.
+/// A file of 64 MiB is this line again and again up to a mebibyte, and that 64 times.
 const LINE: &str = "skete";
-/// Bytes of that file.
-const FILE_BYTES: usize = 64 << 20;
+/// Bytes of the part that is repeated.
+const PART_BYTES: usize = 1 << 20;
+/// How often.
+const PARTS: usize = 64;
 
 /// The shell that runs on a guest's console.
 #[derive(Debug)]
@@ -95,13 +97,17 @@ impl Shell {
             memory_bytes / 1024
         ));
 
-        let long = Duration::from_secs(240);
         let sum = self.run(
-            &format!("yes {LINE} | head -c {FILE_BYTES} >/tmp/f; sha256sum </tmp/f; rm /tmp/f"),
-            long,
+            &format!(
+                "yes {LINE} | head -c {PART_BYTES} >/tmp/p; \
+                 for i in $(seq {PARTS}); do cat /tmp/p; done >/tmp/f; \
+                 sha256sum </tmp/f; rm /tmp/p /tmp/f"
+            ),
+            Duration::from_secs(300),
         )?;
-        let text = format!("{LINE}\n").repeat(FILE_BYTES / (LINE.len() + 1) + 1);
-        let expected: String = Sha256::digest(text.as_bytes().get(..FILE_BYTES).unwrap_or(&[]))
+        let text = format!("{LINE}\n").repeat(PART_BYTES / LINE.len());
+        let part = text.as_bytes().get(..PART_BYTES).unwrap_or(&[]);
+        let expected: String = Sha256::digest(part.repeat(PARTS))
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();

@@ -34,9 +34,12 @@ pub(crate) fn host() -> Result<()> {
 
 /// nextest if it is installed, for its one summary; cargo's own otherwise.
 fn runner() -> Command {
-    if output(&mut command("cargo", &["nextest", "--version"])).is_ok() {
+    let mut line = if output(&mut command("cargo", &["nextest", "--version"])).is_ok() {
         command("cargo", &["nextest", "run", "--no-fail-fast"])
     } else {
         command("cargo", &["test", "--no-fail-fast"])
-    }
+    };
+    // An error's own chain of causes says where; a backtrace per retry says nothing.
+    line.env("RUST_LIB_BACKTRACE", "0");
+    line
 }

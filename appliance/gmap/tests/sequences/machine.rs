@@ -1,7 +1,7 @@
 //! A machine for the stage-2 manager: memory, a pool with a limit, a TLB that forgets nothing.
 
 use arch::{Ipa, Pa};
-use gmap::Machine;
+use gmap::{Event, Machine};
 use model::hardware_walk::{Fault, Translation};
 use model::stale_tlb::StaleTlb;
 use std::cell::{Cell, RefCell};
@@ -33,6 +33,15 @@ pub(crate) struct Fake {
     /// VTTBR, VTCR and the addresses that vCPUs touch between any two steps.
     touch: RefCell<(u64, u64, Vec<u64>)>,
     pub(crate) invalidations: Cell<u64>,
+    pub(crate) scrubs: Cell<u64>,
+    /// How many allocations succeed before one fails, and whether all after it fail too.
+    failed: Cell<bool>,
+    /// A store by the guest that comes just before the next compare-and-swap.
+    racing: Cell<Option<(u64, u64, u64)>>,
+    pub(crate) fail_at: Cell<Option<(u32, bool)>>,
+    /// An allocation failed since this was last cleared.
+    pub(crate) starved: Cell<bool>,
+    pub(crate) events: RefCell<Vec<Event>>,
 }
 
 impl Fake {
@@ -47,6 +56,12 @@ impl Fake {
             unlinked: RefCell::default(),
             touch: RefCell::default(),
             invalidations: Cell::new(0),
+            scrubs: Cell::new(0),
+            failed: Cell::new(false),
+            racing: Cell::new(None),
+            fail_at: Cell::new(None),
+            starved: Cell::new(false),
+            events: RefCell::default(),
         }
     }
 
@@ -112,6 +127,12 @@ impl Machine for Fake {
     }
 
     fn compare_exchange(&self, table: Pa, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        if let Some((vttbr, vtcr, ipa)) = self.racing.take() {
+            assert!(
+                !self.guest(vttbr, vtcr, ipa, true),
+                "the racing store faults"
+            );
+        }
         let result = self.with(table, |entries| {
             let found = entries[index];
             if found != old {
@@ -125,10 +146,16 @@ impl Machine for Fake {
     }
 
     fn scrub(&self, pa: Pa, order: u8) {
+        self.scrubs.set(self.scrubs.get() + 1);
         let mut held = self.held.borrow_mut();
-        let frame = held.get_mut(&pa.raw()).expect("scrub of a frame not held");
-        assert_eq!(frame.order, order);
-        frame.scrubbed = true;
+        let frame = held.range_mut(..=pa.raw()).next_back();
+        let (&base, frame) = frame.expect("scrub of a frame not held");
+        let end = pa.raw() + (4096 << order);
+        assert!(
+            end <= base + (4096 << frame.order),
+            "scrub of more than is held"
+        );
+        frame.scrubbed |= frame.order == order;
         if order == 0 {
             self.unlinked.borrow_mut().insert(pa.raw());
         }
@@ -140,7 +167,101 @@ impl Machine for Fake {
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
-        self.budget = self.budget.checked_sub(1)?;
+        let taken = self.take(order);
+        self.starved.set(self.starved.get() || taken.is_none());
+        let frame = Held {
+            order,
+            scrubbed: false,
+        };
+        let taken = taken?;
+        assert_eq!(self.held.borrow_mut().insert(taken, frame), None);
+        Pa::new(taken)
+    }
+
+    fn event(&self, event: Event) {
+        self.events.borrow_mut().push(event);
+    }
+
+    fn free(&mut self, pa: Pa, order: u8) {
+        let pa = pa.raw();
+        self.drop_part(pa, order);
+        self.budget += 1;
+        let reached = self.tlb.borrow().reaches(pa, 4096 << order);
+        assert!(!reached, "{pa:#x} is freed while a TLB reaches it");
+        if order == 9 {
+            self.free_large.insert(pa);
+        } else {
+            for page in (0..1_u64 << order).map(|n| pa + (n << 12)) {
+                self.tables.borrow_mut().remove(&page);
+                self.unlinked.borrow_mut().remove(&page);
+                self.free_pages.insert(page);
+            }
+        }
+        let pages: Vec<u64> = (0..512)
+            .map(|n| (pa & !((1 << 21) - 1)) + (n << 12))
+            .collect();
+        if order != 9
+            && pages.iter().all(|page| self.free_pages.contains(page))
+            && pa >> 21 != RAM >> 21
+        {
+            self.free_pages.retain(|page| !pages.contains(page));
+            self.free_large.insert(pages[0]);
+        }
+    }
+
+    fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, level: u8) {
+        self.invalidations.set(self.invalidations.get() + 1);
+        self.tlb.borrow_mut().invalidate_ipa(vmid, ipa.raw(), level);
+    }
+
+    fn invalidate_vmid(&self, vmid: u16) {
+        self.invalidations.set(self.invalidations.get() + 1);
+        self.tlb.borrow_mut().invalidate_vmid(vmid);
+    }
+}
+
+impl Fake {
+    /// Forgets that `pa` is held; if it is a part of a larger frame, the rest stays held in
+    /// buddies.
+    fn drop_part(&self, pa: u64, order: u8) {
+        let mut held = self.held.borrow_mut();
+        let (&base, &frame) = held
+            .range(..=pa)
+            .next_back()
+            .expect("free of a frame not held");
+        assert!(frame.order >= order && pa + (4096 << order) <= base + (4096 << frame.order));
+        held.remove(&base);
+        let mut order_now = frame.order;
+        let mut base = base;
+        while order_now > order {
+            order_now -= 1;
+            let half = base + (4096 << order_now);
+            let (kept, going) = if pa < half {
+                (half, base)
+            } else {
+                (base, half)
+            };
+            let rest = Held {
+                order: order_now,
+                ..frame
+            };
+            held.insert(kept, rest);
+            base = going;
+        }
+        assert_eq!(base, pa);
+    }
+
+    fn take(&mut self, order: u8) -> Option<u64> {
+        match self.fail_at.get() {
+            Some((0, true)) => return None,
+            Some((0, false)) if !self.failed.replace(true) => return None,
+            Some((n, forever)) if n > 0 => self.fail_at.set(Some((n - 1, forever))),
+            _ => {}
+        }
+        if self.budget == 0 {
+            return None;
+        }
+        self.budget -= 1;
         let taken = match order {
             9 => self.free_large.pop_first()?,
             0..=4 => {
@@ -157,38 +278,42 @@ impl Machine for Fake {
             }
             _ => return None,
         };
-        let frame = Held {
-            order,
-            scrubbed: false,
+        Some(taken)
+    }
+
+    /// Lets the guest store at `ipa` just before the next compare-and-swap.
+    pub(crate) fn write_before_swap(&self, vttbr: u64, vtcr: u64, ipa: u64) {
+        self.racing.set(Some((vttbr, vtcr, ipa)));
+    }
+
+    /// What a vCPU does that loads, or stores, at `ipa`: the TLB first, then memory, then the
+    /// updates that hardware makes by itself. Returns whether it faulted instead.
+    pub(crate) fn guest(&self, vttbr: u64, vtcr: u64, ipa: u64, write: bool) -> bool {
+        let hd = vtcr >> 22 & 1 == 1;
+        let Ok(seen) = self.stale(vttbr, vtcr, ipa) else {
+            return true;
         };
-        assert_eq!(self.held.borrow_mut().insert(taken, frame), None);
-        Pa::new(taken)
-    }
-
-    fn free(&mut self, pa: Pa, order: u8) {
-        let pa = pa.raw();
-        let frame = self.held.borrow_mut().remove(&pa);
-        assert_eq!(frame.map(|f| f.order), Some(order), "free of {pa:#x}");
-        let reached = self.tlb.borrow().reaches(pa, 4096 << order);
-        assert!(!reached, "{pa:#x} is freed while a TLB reaches it");
-        self.budget += 1;
-        if order == 9 {
-            self.free_large.insert(pa);
-        } else {
-            for page in (0..1_u64 << order).map(|n| pa + (n << 12)) {
-                self.tables.borrow_mut().remove(&page);
-                self.free_pages.insert(page);
-            }
+        // A descriptor is updated as it is in memory, never as it was cached.
+        let needs = (seen.raw >> 10 & 1 == 0) || (write && seen.raw >> 7 & 1 == 0);
+        if !needs {
+            return !(seen.read && (!write || seen.write));
         }
-    }
-
-    fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, level: u8) {
-        self.invalidations.set(self.invalidations.get() + 1);
-        self.tlb.borrow_mut().invalidate_ipa(vmid, ipa.raw(), level);
-    }
-
-    fn invalidate_vmid(&self, vmid: u16) {
-        self.invalidations.set(self.invalidations.get() + 1);
-        self.tlb.borrow_mut().invalidate_vmid(vmid);
+        let Ok(fresh) = self.fresh(vttbr, vtcr, ipa) else {
+            return true;
+        };
+        let mut bits = fresh.raw | 1 << 10;
+        if write && fresh.raw >> 7 & 1 == 0 {
+            if !(hd && fresh.raw >> 51 & 1 == 1) {
+                return true;
+            }
+            bits |= 1 << 7;
+        }
+        let page = Pa::new(fresh.entry & !4095).expect("an address");
+        let index = usize::try_from(fresh.entry / 8 % 512).expect("small");
+        self.with(page, |entries| entries[index] = bits);
+        let vmid = u16::try_from(vttbr >> 48).expect("16 bits");
+        self.tlb.borrow_mut().invalidate_ipa(vmid, ipa, fresh.level);
+        let again = self.stale(vttbr, vtcr, ipa).expect("just updated");
+        !(again.read && (!write || again.write))
     }
 }

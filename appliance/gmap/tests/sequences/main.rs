@@ -5,9 +5,17 @@
     reason = "a test that goes wrong should panic"
 )]
 
+mod bbm;
+mod keys;
+mod lifecycle;
 mod machine;
 mod pool;
+mod regressions;
+mod states;
 mod tables;
+mod tracking;
+mod vm;
+mod walker;
 
 /// Returns how many sequences to run: `usual`, or a hundred times as many where
 /// `SKETE_LONG` is set.

@@ -3,7 +3,9 @@
 use crate::cases;
 use crate::machine::Fake;
 use arch::{Ipa, Pa};
-use gmap::{Access, Attr, Error, Fault, FaultError, Features, Gmap, Perm, Progress};
+use gmap::{
+    Access, Attr, Budget, Error, Fault, FaultError, Features, Gmap, Perm, Policy, Progress,
+};
 use model::flat::Flat;
 use proptest::prelude::*;
 
@@ -71,6 +73,9 @@ const OUTPUTS: [u64; 7] = [
 #[derive(Clone, Debug)]
 enum Op {
     AddRam(u64, u64),
+    DeleteRam(u64),
+    Reclaim(u64, u64),
+    Touch(u64, bool),
     Map(u64, u64, u64, Attr, Perm),
     Unmap(u64, u64),
     Fault(u64, Access),
@@ -93,7 +98,10 @@ fn op() -> impl Strategy<Value = Op> {
         any::<(bool, bool, bool)>().prop_map(|(read, write, exec)| Perm { read, write, exec });
     let access = prop::sample::select(&[Access::READ, Access::WRITE, Access::EXEC][..]);
     prop_oneof![
-        1 => (at(), size()).prop_map(|(a, s)| Op::AddRam(a, s)),
+        3 => (at(), size()).prop_map(|(a, s)| Op::AddRam(a, s)),
+        1 => at().prop_map(Op::DeleteRam),
+        2 => (near(), size()).prop_map(|((a, o), s)| Op::Reclaim((a + o) & ((1 << 48) - 1), s)),
+        2 => (touch.clone(), any::<bool>()).prop_map(|(a, w)| Op::Touch(a, w)),
         3 => (at(), out, size(), attr, perm).prop_map(|(a, o, s, t, p)| Op::Map(a, o, s, t, p)),
         3 => (near(), size()).prop_map(|((a, o), s)| Op::Unmap((a + o) & ((1 << 48) - 1), s)),
         5 => (touch.clone(), access).prop_map(|(a, x)| Op::Fault(a, x)),
@@ -119,9 +127,20 @@ fn ipa(raw: u64) -> Ipa {
 }
 
 impl Pair {
-    fn new(budget: usize, bits: u8, features: Features) -> Option<Self> {
+    fn new(
+        budget: usize,
+        bits: u8,
+        features: Features,
+        (bbm2, wipe, eager): (bool, bool, bool),
+    ) -> Option<Self> {
         let mut machine = Fake::new(budget);
-        let gmap = Gmap::new(&mut machine, 7, bits, features).ok()?;
+        let mut gmap = Gmap::new(&mut machine, 7, bits, features).ok()?;
+        gmap.set_bbm2(bbm2);
+        gmap.set_policy(Policy {
+            wipe,
+            eager,
+            ..Policy::default()
+        });
         // T0SZ, SL0 and the walk attributes as the manual wants them for the width.
         let sl0 = if bits > 43 { 2 } else { 1 };
         let hafdbs = if features.hafdbs { 3 << 21 } else { 0 };
@@ -158,9 +177,20 @@ impl Pair {
     }
 
     fn apply(&mut self, op: &Op) {
+        self.machine.starved.set(false);
         let before = (self.machine.free_bytes(), self.gmap.stats());
         let failed = match *op {
             Op::AddRam(at, bytes) => self.add_ram(at, bytes),
+            Op::DeleteRam(at) => self.delete_ram(at),
+            Op::Reclaim(at, bytes) => self.reclaim(at, bytes),
+            Op::Touch(at, write) => {
+                let vttbr = self.gmap.vttbr();
+                let faulted = self.machine.guest(vttbr, self.vtcr, at, write);
+                if self.flat.get(at).is_none() {
+                    assert!(faulted);
+                }
+                false
+            }
             Op::Map(at, out, bytes, attr, perm) => self.map(at, out, bytes, attr, perm),
             Op::Unmap(at, bytes) => self.unmap(at, bytes),
             Op::Fault(at, access) => self.fault(at, access),
@@ -169,6 +199,7 @@ impl Pair {
         if failed {
             let mut stats = self.gmap.stats();
             stats.faults = before.1.faults;
+            stats.splits = before.1.splits;
             let after = (self.machine.free_bytes(), stats);
             assert_eq!(after, before, "an error changed something: {op:?}");
         }
@@ -182,6 +213,8 @@ impl Pair {
             assert!(matches!(result, Err(Error::Occupied { .. })), "{result:?}");
         } else if self.slots.runs().len() == 16 {
             assert_eq!(result, Err(Error::TooManySlots));
+        } else if result == Err(Error::NoTables) {
+            assert!(self.machine.starved.get());
         } else {
             assert_eq!(result, Ok(()));
             self.slots.insert(at, at + bytes, 0, ());
@@ -189,9 +222,58 @@ impl Pair {
         result.is_err()
     }
 
+    fn delete_ram(&mut self, at: u64) -> bool {
+        let slot = self.slots.runs().iter().find(|slot| slot.start == at);
+        let slot = slot.copied();
+        let slice = Budget::leaves(1);
+        let mut result = self.gmap.delete_ram(&mut self.machine, ipa(at), slice);
+        match slot {
+            None => assert_eq!(result, Err(Error::NotRam)),
+            Some(_) if result == Err(Error::NoTables) => assert!(self.machine.starved.get()),
+            Some(slot) => {
+                while result.expect("goes on").is_some() {
+                    let fault = self.gmap.fault(&mut self.machine, ipa(at), Access::READ);
+                    assert_eq!(fault, Err(FaultError::NoSlot), "RAM in a slot that goes");
+                    result = self.gmap.delete_ram(&mut self.machine, ipa(at), slice);
+                }
+                self.slots.remove(slot.start, slot.end);
+                self.flat.remove(slot.start, slot.end);
+            }
+        }
+        result.is_err()
+    }
+
+    fn reclaim(&mut self, at: u64, bytes: u64) -> bool {
+        let slice = Budget::leaves(1);
+        let (mut from, mut left) = (at, bytes);
+        let result = loop {
+            let result = self.gmap.reclaim(&mut self.machine, ipa(from), left, slice);
+            match result {
+                Ok(Some(next)) => (from, left) = (next.raw(), left - (next.raw() - from)),
+                other => break other,
+            }
+        };
+        if let Some(error) = self.range_error(at, bytes) {
+            assert_eq!(result, Err(error));
+        } else if !self
+            .slots
+            .runs()
+            .iter()
+            .any(|s| s.start <= at && at + bytes <= s.end)
+        {
+            assert_eq!(result, Err(Error::NotRam));
+        } else if result == Err(Error::NoTables) {
+            assert!(self.machine.starved.get());
+        } else {
+            assert_eq!(result, Ok(None));
+            self.flat.remove(at, at + bytes);
+        }
+        result.is_err()
+    }
+
     fn map(&mut self, at: u64, out: u64, bytes: u64, attr: Attr, perm: Perm) -> bool {
         // Tens of thousands of pages that are not congruent would only take time.
-        if bytes > 8 << M2 && !(at ^ out).is_multiple_of(1 << M2) {
+        if bytes > 3 << (M2 - 1) && !(at ^ out).is_multiple_of(1 << M2) {
             return false;
         }
         let pa = Pa::new(out).expect("an address");
@@ -211,6 +293,8 @@ impl Pair {
             let exec = perm.exec && attr != Attr::Device;
             let tag = (self.memattr(attr), Perm { exec, ..perm }, false);
             self.flat.insert(at, at + bytes, out, tag);
+        } else {
+            assert!(self.machine.starved.get());
         }
         result.is_err()
     }
@@ -224,6 +308,8 @@ impl Pair {
         } else if result != Err(Error::NoTables) {
             assert_eq!(result, Ok(()));
             self.flat.remove(at, at + bytes);
+        } else {
+            assert!(self.machine.starved.get());
         }
         result.is_err()
     }
@@ -247,7 +333,10 @@ impl Pair {
             }
             None if self.slots.get(at).is_some() => match result {
                 Ok(Fault::Mapped { order }) => self.populated(at, order),
-                other => assert_eq!(other, Err(FaultError::OutOfMemory)),
+                other => {
+                    assert_eq!(other, Err(FaultError::OutOfMemory));
+                    assert!(self.machine.starved.get());
+                }
             },
             None => assert_eq!(result, Err(FaultError::NoSlot)),
         }
@@ -289,8 +378,8 @@ impl Pair {
         assert!(inside, "a frame reaches out of its slot");
         let seen = self.machine.fresh(self.gmap.vttbr(), self.vtcr, start);
         let base = seen.expect("mapped").pa;
-        let held = self.machine.held.borrow().get(&base).copied();
-        let held = held.expect("the frame is held");
+        let held = self.machine.held.borrow();
+        let held = held.get(&base).expect("the frame is held");
         assert!(held.scrubbed && held.order == order);
         let tag = (self.memattr(Attr::Normal), Perm::RWX, true);
         self.flat.insert(start, end, base, tag);
@@ -312,7 +401,8 @@ impl Pair {
                 let plain = fresh.map(|t| {
                     let perm = Perm {
                         read: t.read,
-                        write: t.write,
+                        // DBM: clean RAM becomes writable by hardware or by a fix-up.
+                        write: t.write || t.raw >> 51 & 1 == 1,
                         exec: t.exec,
                     };
                     (t.pa, (t.memattr, perm))
@@ -357,10 +447,11 @@ proptest! {
         bits in prop::sample::select(&[32_u8, 36, 39, 40, 43, 44, 48][..]),
         fwb in any::<bool>(),
         hafdbs in any::<bool>(),
+        modes in any::<(bool, bool, bool)>(),
         slice in 1..4_usize,
     ) {
         let features = Features { fwb, hafdbs };
-        let Some(mut pair) = Pair::new(budget, bits, features) else { return Ok(()) };
+        let Some(mut pair) = Pair::new(budget, bits, features, modes) else { return Ok(()) };
         for op in &ops {
             pair.apply(op);
             pair.check();

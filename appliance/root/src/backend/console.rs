@@ -2,10 +2,11 @@
 
 #![expect(unsafe_code, reason = "a page shared with core")]
 
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use guest_abi::core_call::{Status, VmState};
 use guest_abi::vm_shared::VmShared;
+use root_logic::Ring;
 
 use crate::physmap;
 
@@ -51,55 +52,5 @@ impl Shared {
             tail: &self.0.in_tail,
         };
         ring.put(input)
-    }
-}
-
-/// One ring: indices run freely, byte `i` lies at `i` modulo the length, a power of two.
-struct Ring<'a> {
-    bytes: &'a [AtomicU8],
-    head: &'a AtomicU32,
-    tail: &'a AtomicU32,
-}
-
-impl Ring<'_> {
-    fn take(&self, out: &mut [u8]) -> usize {
-        let head = self.head.load(Ordering::Acquire);
-        let mut tail = self.tail.load(Ordering::Relaxed);
-        let mut taken = 0_usize;
-        for to in out {
-            if tail == head {
-                break;
-            }
-            if let Some(byte) = self.at(tail) {
-                *to = byte.load(Ordering::Relaxed);
-            }
-            tail = tail.wrapping_add(1);
-            taken = taken.saturating_add(1);
-        }
-        self.tail.store(tail, Ordering::Release);
-        taken
-    }
-
-    fn put(&self, input: &[u8]) -> usize {
-        let mut head = self.head.load(Ordering::Relaxed);
-        let tail = self.tail.load(Ordering::Acquire);
-        let mut put = 0_usize;
-        for from in input {
-            if head.wrapping_sub(tail) as usize >= self.bytes.len() {
-                break;
-            }
-            if let Some(byte) = self.at(head) {
-                byte.store(*from, Ordering::Relaxed);
-            }
-            head = head.wrapping_add(1);
-            put = put.saturating_add(1);
-        }
-        self.head.store(head, Ordering::Release);
-        put
-    }
-
-    fn at(&self, index: u32) -> Option<&AtomicU8> {
-        let mask = self.bytes.len().checked_sub(1)?;
-        self.bytes.get(index as usize & mask)
     }
 }

@@ -139,13 +139,7 @@ impl Run {
         };
         let [vm, shared] = scratch.tell(CoreCall::VmCreate, config(plan))?;
         run.vm = Some(vm);
-        match Shared::at(shared) {
-            Ok(shared) => run.shared = Some(shared),
-            Err(status) => {
-                while !run.release() {}
-                return Err(status.into());
-            }
-        }
+        run.shared = Some(Shared::at(shared)?);
         Ok(run)
     }
 

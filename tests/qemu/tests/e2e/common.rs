@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The token that every appliance under test is given.
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// What emulation may need for anything that is not a wait for nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// One mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -63,9 +63,10 @@ impl Running {
             .expect("takes the initrd");
     }
 
-    /// Uploads a bare-metal guest under its own name.
+    /// Uploads a bare-metal guest under its own name, with `-` for `_`.
     pub(crate) fn push_payload(&self, name: &str) {
-        let image = fs::read(paths::payload(name)).expect("cargo xtask test builds it");
+        let file = paths::payload(&name.replace('-', "_"));
+        let image = fs::read(file).expect("cargo xtask test builds it");
         self.control
             .push(name, "flat", &image)
             .expect("takes a flat image");

@@ -1,11 +1,6 @@
 //! The hardware around the model, and what core does with it: virtual CPU interfaces with
 //! list registers (IHI 0069H chapter 5 and 12.4, literal bit positions), a physical GIC for
 //! hardware-backed interrupts, and the protocol of the crate's documentation.
-#![expect(dead_code, reason = "each test file uses its part")]
-#![expect(
-    clippy::arithmetic_side_effects,
-    reason = "an oracle that overflows must fail its test"
-)]
 
 use std::collections::BTreeMap;
 
@@ -278,7 +273,7 @@ impl Machine {
             (0..count).find(|n| cpu.lr[*n] >> 63 == 1 && cpu.lr[*n] & 0xffff_ffff == u64::from(id));
         let Some(n) = found else {
             // EOIcount, bits 31:27.
-            cpu.hcr = cpu.hcr + (1 << 27) & 0xffff_ffff;
+            cpu.hcr = (cpu.hcr + (1 << 27)) & 0xffff_ffff;
             return;
         };
         cpu.lr[n] &= !(1 << 63);

@@ -1,0 +1,248 @@
+//! Page states: every transition, and what happens to the frames.
+
+use crate::vm::{LARGE, PAGE, RAM, Vm, ipa};
+use gmap::{Budget, Error, KeyError, Policy, ReleaseRing, Reset, StateOp, state_byte};
+
+impl Vm {
+    fn state(&mut self, ring: &mut ReleaseRing, op: StateOp, page: u64) -> u8 {
+        self.fill_cache();
+        let (machine, cache) = (&self.machine, &mut self.cache);
+        let at = ipa(RAM + page * PAGE);
+        let result = self.gmap.page_state(machine, cache, ring, op, at);
+        result.expect("a page of RAM")
+    }
+}
+
+fn with_states(bytes: u64) -> Vm {
+    let mut vm = Vm::new(bytes, true);
+    vm.gmap.enable_states().expect("no vCPU yet");
+    vm
+}
+
+/// Rows of the table in seed-spec B.10: operation, resident, usage, zero, changed → usage,
+/// zero, on the release list. Usage: 0 stable, 1 unused, 2 potentially volatile, 3 volatile.
+fn row(op: u8, resident: bool, usage: u8, zero: bool, changed: bool) -> (u8, bool, bool) {
+    let (usage, listed) = match op {
+        0 => return (usage, zero, false),
+        1 | 5 | 7 => (0, false),
+        2 => (1, !resident),
+        3 => (3, !resident),
+        4 if resident => (2, false),
+        4 if zero => (3, false),
+        4 if !changed => (3, true),
+        4 => (0, false),
+        6 if resident => (0, false),
+        6 => (usage, false),
+        _ => panic!("no such operation"),
+    };
+    (usage, listed, listed)
+}
+
+#[test]
+fn b29_every_transition_is_the_one_of_the_table_and_reading_changes_nothing() {
+    // A word with any usage, zero and changed is made of a page's past, through the API of
+    // words: raw bits as the specification numbers them.
+    for op in StateOp::ALL {
+        for bits in 0..32_u8 {
+            let bit = |n: u8| bits >> n & 1 == 1;
+            let (resident, zero, changed, usage) = (bit(0), bit(1), bit(2), bits >> 3);
+            let word = gmap::Pgx::from_raw(
+                u64::from(usage) << 9 | u64::from(zero) << 11 | u64::from(changed) << 6 | 1 << 12,
+            );
+            let (next, listed) = op.apply(word, resident);
+            let (wanted, wanted_zero, wanted_listed) =
+                row(op as u8, resident, usage, zero, changed);
+            let what = format!("{op:?} {bits:#x}");
+            assert_eq!(next.usage().bits(), wanted, "{what}");
+            assert_eq!(next.zero(), wanted_zero, "{what}");
+            assert_eq!(listed, wanted_listed, "{what}");
+            // Operation 1 takes the promise of no tables back, 7 makes it.
+            assert_eq!(next.nodat(), op as u8 != 1, "{what}");
+            assert_eq!(next.state_dirty(), op as u8 != 0, "{what}");
+            assert_eq!(next == word, op as u8 == 0, "{what}");
+            let content = [[2, 3], [0, 0]][usize::from(resident)][usize::from(zero)];
+            let byte = 0x20 | usage << 2 | content;
+            assert_eq!(state_byte(word, resident), byte, "{what}");
+        }
+    }
+    assert_eq!(StateOp::from_code(8), None);
+    assert_eq!(StateOp::from_code(4), Some(StateOp::PotentiallyVolatile));
+}
+
+#[test]
+fn b30_unused_pages_come_back_to_the_pool_and_a_page_in_use_again_does_not() {
+    let mut vm = with_states(4 * LARGE);
+    for n in 0..4 {
+        vm.touch(RAM + n * LARGE, true).expect("RAM");
+    }
+    let free = vm.machine.free_bytes();
+    let mut ring = ReleaseRing::new();
+    for page in 0..511 {
+        vm.state(&mut ring, StateOp::Unused, page);
+    }
+    assert!(ring.is_full());
+    // Three change their mind: one says so, one is written, one is read only.
+    vm.state(&mut ring, StateOp::Stable, 7);
+    vm.touch(RAM + 8 * PAGE, true).expect("RAM");
+    vm.touch(RAM + 9 * PAGE, false).expect("RAM");
+    vm.cache.release(&mut vm.machine);
+    assert_eq!(vm.gmap.drain(&mut vm.machine, &mut ring), 509);
+    assert!(ring.is_empty());
+    // One table for the block that was split, and its words: three pages and a root.
+    assert_eq!(vm.machine.free_bytes(), free + 509 * PAGE - 5 * PAGE);
+    let present: Vec<u64> = (0..512)
+        .filter(|n| vm.leaf(RAM + n * PAGE).is_some())
+        .collect();
+    assert_eq!(present, [7, 8, 511]);
+    assert_eq!(
+        vm.state(&mut ring, StateOp::Get, 0),
+        1 << 2 | 3,
+        "absent and zero"
+    );
+    assert_eq!(
+        vm.touch(RAM, false),
+        Ok(1),
+        "the next touch finds a new frame"
+    );
+    assert_eq!(vm.state(&mut ring, StateOp::Get, 0), 1 << 2, "resident");
+    vm.end();
+}
+
+#[test]
+fn b22_a_page_written_after_its_hint_is_never_dropped() {
+    for hafdbs in [false, true] {
+        let mut vm = Vm::new(LARGE, hafdbs);
+        vm.gmap.enable_states().expect("no vCPU yet");
+        let mut ring = ReleaseRing::new();
+        for round in 0..3 {
+            vm.touch(RAM, true).expect("RAM");
+            vm.state(&mut ring, StateOp::Unused, 0);
+            // The write goes through whatever translation the TLB still has.
+            vm.touch(RAM, true).expect("RAM");
+            assert_eq!(
+                vm.gmap.drain(&mut vm.machine, &mut ring),
+                0,
+                "round {round}"
+            );
+            assert!(vm.leaf(RAM).is_some());
+        }
+        vm.end();
+    }
+}
+
+#[test]
+fn b40_frames_of_a_vm_that_wipes_are_scrubbed_before_they_are_free() {
+    let mut vm = with_states(LARGE);
+    vm.gmap.set_policy(Policy {
+        wipe: true,
+        ..vm.gmap.policy()
+    });
+    vm.touch(RAM, true).expect("RAM");
+    let scrubs = vm.machine.scrubs.get();
+    let next = vm
+        .gmap
+        .reclaim(&mut vm.machine, ipa(RAM), LARGE, Budget::leaves(1));
+    assert_eq!(next, Ok(None));
+    assert_eq!(vm.machine.scrubs.get(), scrubs + 1);
+    vm.end();
+}
+
+#[test]
+fn states_are_refused_once_there_are_vcpus_and_outside_ram() {
+    let mut vm = Vm::new(LARGE, true);
+    let mut ring = ReleaseRing::new();
+    vm.fill_cache();
+    let (machine, cache) = (&vm.machine, &mut vm.cache);
+    let op = StateOp::Unused;
+    let off = vm.gmap.page_state(machine, cache, &mut ring, op, ipa(RAM));
+    assert_eq!(off, Err(KeyError::Off));
+    vm.gmap.add_vcpu();
+    assert_eq!(vm.gmap.enable_states(), Err(Error::HasVcpus));
+    vm.gmap.remove_vcpu();
+    vm.gmap.enable_states().expect("no vCPU");
+    let outside = ipa(RAM + LARGE);
+    let none = vm.gmap.page_state(machine, cache, &mut ring, op, outside);
+    assert_eq!(none, Err(KeyError::NoRam));
+    vm.end();
+}
+
+#[test]
+fn b31_migration_reads_true_states_from_the_first_changed_page_on() {
+    let mut vm = with_states(4 * LARGE);
+    let mut ring = ReleaseRing::new();
+    vm.state(&mut ring, StateOp::StableNodat, 600);
+    vm.state(&mut ring, StateOp::Volatile, 610);
+    assert_eq!(vm.gmap.states_dirty(), 2);
+    let mut values = [0xff; 64];
+    let take = |vm: &Vm, from: u64, values: &mut [u8]| {
+        let at = ipa(RAM + from * PAGE);
+        vm.gmap
+            .take_states(&vm.machine, at, values, Budget::UNBOUNDED)
+            .0
+    };
+    // Asked from 605 on, 610 is the first; 600 stays changed.
+    let first = take(&vm, 605, &mut values).expect("610");
+    assert_eq!((first.first, first.count), (ipa(RAM + 610 * PAGE), 1));
+    assert_eq!(values[0], 3);
+    // 600 is reported with the clean pages up to the gap; 610, clean now, in its true state.
+    vm.state(&mut ring, StateOp::Unused, 616);
+    vm.state(&mut ring, StateOp::Unused, 640);
+    let second = take(&vm, 0, &mut values).expect("600");
+    assert_eq!((second.first, second.count), (ipa(RAM + 600 * PAGE), 17));
+    assert_eq!(
+        (values[0], values[1], values[10], values[16]),
+        (0x40, 0, 3, 1)
+    );
+    // 640 lies behind a gap of more than sixteen pages.
+    let third = take(&vm, 0, &mut values).expect("640");
+    assert_eq!((third.first, third.count), (ipa(RAM + 640 * PAGE), 1));
+    assert_eq!(take(&vm, 0, &mut values), None);
+    assert_eq!(vm.gmap.states_dirty(), 0);
+    vm.end();
+}
+
+#[test]
+fn b31_a_peek_past_ram_fails_and_reads_nothing() {
+    let mut vm = with_states(LARGE);
+    let mut ring = ReleaseRing::new();
+    vm.state(&mut ring, StateOp::Volatile, 511);
+    let mut values = [0xff; 4];
+    for at in [RAM - PAGE, RAM + LARGE, 0, 1 << 47] {
+        let result = vm.gmap.peek_states(&vm.machine, ipa(at), &mut values);
+        assert_eq!(result, Err(KeyError::NoRam));
+        assert_eq!(values, [0xff; 4]);
+    }
+    let last = ipa(RAM + 510 * PAGE);
+    assert_eq!(vm.gmap.peek_states(&vm.machine, last, &mut values), Ok(2));
+    assert_eq!(values, [0, 3, 0xff, 0xff]);
+    vm.end();
+}
+
+#[test]
+fn b31_states_go_out_and_come_in_and_are_reset() {
+    let mut vm = with_states(2 * LARGE);
+    let mut ring = ReleaseRing::new();
+    let page = ipa(RAM + 3 * PAGE);
+    vm.fill_cache();
+    let (machine, cache) = (&vm.machine, &mut vm.cache);
+    assert_eq!(vm.gmap.write_state(machine, cache, page, 0x41), Ok(()));
+    let bad = vm.gmap.write_state(machine, cache, page, 0x44);
+    assert_eq!(bad, Err(KeyError::Invalid));
+    assert_eq!(vm.state(&mut ring, StateOp::Get, 3), 0x20 | 1 << 2 | 2);
+    let all = |vm: &mut Vm, reset| {
+        let (mut at, mut calls) = (Some(ipa(0)), 0);
+        while let Some(from) = at {
+            at = vm
+                .gmap
+                .reset_states(&vm.machine, from, reset, Budget::leaves(16));
+            calls += 1;
+        }
+        calls
+    };
+    assert!(all(&mut vm, Reset::Unread) > 1, "in slices");
+    assert_eq!(vm.gmap.states_dirty(), 512, "every page that has a word");
+    all(&mut vm, Reset::Stable);
+    assert_eq!(vm.gmap.states_dirty(), 0);
+    assert_eq!(vm.state(&mut ring, StateOp::Get, 3), 2);
+    vm.end();
+}
