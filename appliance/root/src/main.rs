@@ -51,15 +51,15 @@ fn start() -> Result<core::convert::Infallible, &'static str> {
         None => return Err("no source of entropy to make a token from"),
     };
     let nic = devices::find(DeviceType::Network).ok_or("no network card")?;
-    let card = net::Card::start(nic).map_err(|_| "the network card does not start")?;
+    let card = net::Card::start(nic, args.port).map_err(|_| "the network card does not start")?;
     let doorbell = wait::attach_doorbell();
     wait::attach_nic(nic).ok_or("the network card has no interrupt")?;
     let machine = backend::Machine::new(rng.clone()).map_err(|_| "core grants no memory")?;
     let port = server::Port::open(card, &args, machine, rng, doorbell);
     hermit::println!(
-        "skete: control port {} answering at {} ns",
-        args.port,
-        clock::uptime_ns()
+        "skete: control port answering at {} ns on port {}",
+        clock::uptime_ns(),
+        args.port
     );
     port.serve()
 }

@@ -50,6 +50,12 @@ impl Net {
         }
     }
 
+    /// Lets as many new clients in as there are sockets listening. Returns true if one has
+    /// been waiting for that.
+    pub(crate) fn admit(&mut self, listening: usize) -> bool {
+        self.card.admit(listening)
+    }
+
     /// Moves frames both ways. Returns true if there may be more to take in.
     pub(crate) fn poll(&mut self) -> bool {
         let now = now();

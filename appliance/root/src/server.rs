@@ -46,7 +46,9 @@ impl Port {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let mut net = Net::new(card, args, rng.next_u64());
-        let listener = Listener::new(args.port, &mut net.sockets);
+        let mut listener = Listener::new(args.port);
+        let listening = listener.refill(&mut net.sockets);
+        net.admit(listening);
         Self {
             net,
             listener,
@@ -80,7 +82,8 @@ impl Port {
             self.poll_at_ns = clock::uptime_ns().saturating_add(self.server.poll_after_ns());
             // Before the sockets listen again: a reset still has to get out.
             self.net.send();
-            self.listener.refill(&mut self.net.sockets);
+            let listening = self.listener.refill(&mut self.net.sockets);
+            busy |= self.net.admit(listening);
             if !busy && !self.machine.is_loading() {
                 let deadline_ns = self.deadline_ns();
                 wait::sleep_until(deadline_ns);
@@ -99,6 +102,7 @@ impl Port {
         connections
             .map(Connection::deadline_ns)
             .chain(self.net.deadline_ns())
+            .chain(self.listener.deadline_ns())
             .fold(self.poll_at_ns, u64::min)
     }
 }
@@ -116,6 +120,8 @@ fn serve(
             return false;
         }
         slot.connection = Some(Connection::new(server, machine));
+        slot.moved_ns = clock::uptime_ns();
+        slot.answered = false;
     }
     let Some(connection) = &mut slot.connection else {
         return false;
@@ -128,11 +134,14 @@ fn serve(
     connection.poll(server, machine);
     let mut busy = true;
     for _ in 0..TURNS {
-        let moved = feed(connection, socket, server, machine) | flush(connection, socket, machine);
-        if !moved {
+        let fed = feed(connection, socket, server, machine);
+        let sent = flush(connection, socket, machine);
+        slot.answered |= sent;
+        if !fed && !sent {
             busy = false;
             break;
         }
+        slot.moved_ns = clock::uptime_ns();
     }
     let receiving = matches!(
         socket.state(),

@@ -114,14 +114,18 @@ fn find_original(scratch: &Path) -> Result<PathBuf, String> {
     }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("reading what cargo metadata said: {error}"))?;
-    metadata["packages"]
-        .as_array()
+    let text = |package: &serde_json::Value, key| package.get(key)?.as_str().map(String::from);
+    metadata
+        .get("packages")
+        .and_then(serde_json::Value::as_array)
         .into_iter()
         .flatten()
-        .find(|package| package["name"] == "hermit-kernel" && package["version"] == VERSION)
-        .and_then(|package| package["manifest_path"].as_str())
-        .and_then(|manifest| Path::new(manifest).parent())
-        .map(Path::to_path_buf)
+        .find(|package| {
+            text(package, "name").as_deref() == Some("hermit-kernel")
+                && text(package, "version").as_deref() == Some(VERSION)
+        })
+        .and_then(|package| text(package, "manifest_path"))
+        .and_then(|manifest| Some(Path::new(&manifest).parent()?.to_path_buf()))
         .ok_or_else(|| format!("cargo metadata does not list hermit-kernel {VERSION}"))
 }
 

@@ -93,7 +93,7 @@ fn say(what: &str) {
 /// RAM of the guest in bytes: half of the machine's, and not more than 512 MiB.
 fn guest_memory(machine: &str) -> Result<u64> {
     let bytes = parse_memory(machine).with_context(|| format!("{machine} is no size"))?;
-    let half = bytes / 2 & !((2 << 20) - 1);
+    let half = (bytes / 2) & !((2 << 20) - 1);
     if half < 128 << 20 {
         bail!("the demo needs a machine of 256M or more, not {machine}");
     }

@@ -18,6 +18,7 @@ mod initramfs;
 mod run;
 mod setup;
 mod shell;
+mod symbols;
 mod test;
 mod toolchain;
 mod workspace;

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::process::Stdio;
 
 use anyhow::{Result, bail};
 use qemu::{Board, free_port};
 
+use crate::symbols::Symbols;
 use crate::{MachineArgs, build, setup};
 
 /// Builds the appliance and runs it until it ends or Ctrl-C is typed.
@@ -14,7 +16,11 @@ pub(crate) fn run(machine: &MachineArgs) -> Result<()> {
     build::appliance()?;
     let (board, token) = reachable(machine)?;
     announce(&board, &token);
-    let status = on_terminal(&board).status()?;
+    let mut machine = on_terminal(&board).stdout(Stdio::piped()).spawn()?;
+    if let Some(serial) = machine.stdout.take() {
+        Symbols::open().filter(serial, std::io::stdout())?;
+    }
+    let status = machine.wait()?;
     if !status.success() {
         bail!("QEMU ended with {status}");
     }
