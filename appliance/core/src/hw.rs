@@ -103,6 +103,8 @@ writers! {
     set_hfgitr_el2 = "s3_4_c1_c1_6";
     set_hdfgrtr_el2 = "s3_4_c3_c1_4";
     set_hdfgwtr_el2 = "s3_4_c3_c1_5";
+    set_hafgrtr_el2 = "s3_4_c3_c1_6";
+    set_mpam2_el2 = "s3_4_c10_c5_0";
 }
 
 /// Waits for an interrupt that is pending, masked or not.

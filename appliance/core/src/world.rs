@@ -105,6 +105,12 @@ pub(crate) fn init_cpu() {
         hw::set_hfgitr_el2(0);
         hw::set_hdfgrtr_el2(0);
         hw::set_hdfgwtr_el2(0);
+        if hw::id_aa64pfr0() >> 44 & 0xf != 0 {
+            hw::set_hafgrtr_el2(0);
+        }
+    }
+    if let Some(mpam2) = traps.mpam2 {
+        hw::set_mpam2_el2(mpam2);
     }
     if hw::id_aa64mmfr1() >> 40 & 0xf != 0 {
         hw::set_hcrx_el2(0);
