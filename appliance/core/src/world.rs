@@ -259,8 +259,9 @@ fn fill(vcpu: &mut Vcpu) {
 
 /// Brings the list registers of the loaded `vcpu` in line with the model.
 pub(crate) fn refill(vcpu: &mut Vcpu) {
-    let old_hcr = vcpu.lrs.hcr;
     fold(vcpu);
+    // As the hardware has it now: with EOIcount, which has to be written away.
+    let old_hcr = vcpu.lrs.hcr;
     fill(vcpu);
     let mut write = vcpu.lrs.write;
     while write != 0 {
