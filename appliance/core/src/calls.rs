@@ -223,6 +223,11 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
             *sum = sum.wrapping_add(n.load(Ordering::Relaxed));
         }
         ticks += vcpu.run_ticks.load(Ordering::Relaxed);
+        // The core that holds it adds this up only when it lets go.
+        let since = vcpu.on_since.load(Ordering::Relaxed);
+        if since != 0 {
+            ticks += hw::cntpct().saturating_sub(since);
+        }
     }
     let stats = vm.gmap.lock().stats();
     let info = VmInfo {

@@ -88,8 +88,6 @@ pub(crate) struct Vcpu {
     pub(crate) fp: FpRegs,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
-    /// CNTPCT_EL0 when it was last put on a core.
-    pub(crate) on_since: u64,
 }
 const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
@@ -122,8 +120,10 @@ pub(crate) struct VcpuControl {
     pub(crate) attention: AtomicBool,
     /// Exits by class. Written by the home core alone.
     pub(crate) exits: [AtomicU64; EXIT_CLASSES],
-    /// Ticks spent on a core. Written by the home core alone.
+    /// Ticks spent on a core before it was last put on one. Written by the home core alone.
     pub(crate) run_ticks: AtomicU64,
+    /// CNTPCT_EL0 when it was put on the core that holds it; 0 if none does.
+    pub(crate) on_since: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -489,6 +489,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             attention: AtomicBool::new(false),
             exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
             run_ticks: AtomicU64::new(0),
+            on_since: AtomicU64::new(0),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -502,7 +503,6 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             el1: El1Regs::default(),
             fp: FpRegs::ZERO,
             lrs: LrSet::new(world::list_registers()),
-            on_since: 0,
         };
         // SAFETY: as for the control part.
         unsafe { private.write(value) };

@@ -182,7 +182,7 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     }
     hw::set_ich_hcr(vcpu.lrs.hcr);
     vcpu.el1.load();
-    vcpu.on_since = hw::cntpct();
+    vcpu.on_since.store(hw::cntpct().max(1), Ordering::Relaxed);
     hw::isb();
 }
 
@@ -200,7 +200,7 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);
-    let ticks = hw::cntpct() - vcpu.on_since;
+    let ticks = hw::cntpct() - vcpu.on_since.swap(0, Ordering::Relaxed);
     let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
     vcpu.run_ticks.store(sum, Ordering::Relaxed);
     timer::remember(cpu, vcpu);
