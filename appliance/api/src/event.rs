@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventType {
     /// A VM or an image came, changed or went.
@@ -33,6 +34,7 @@ impl EventType {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Number of the event, from 1, without gaps, since the control plane started.
     pub seq: u64,

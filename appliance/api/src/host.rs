@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Answer to `GET /v1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerInfo {
     /// Always `skete`.
     pub name: String,
@@ -29,6 +30,7 @@ pub struct ServerInfo {
 
 /// The machine and how its memory is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Machine {
     /// RAM in the machine.
     pub ram_bytes: u64,
@@ -52,6 +54,7 @@ pub struct Machine {
 
 /// A processor model, as MIDR_EL1 tells it (DDI 0487, D24.2.122).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cpu {
     /// MIDR_EL1 in hexadecimal.
     pub midr: String,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What an image is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ImageKind {
     /// An arm64 Linux `Image`, plain or compressed with gzip.
@@ -36,6 +37,7 @@ impl ImageKind {
 
 /// How far an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ImageState {
     /// Defined; no byte has arrived.
@@ -48,6 +50,7 @@ pub enum ImageState {
 
 /// Body of `PUT /v1/images/{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageSpec {
     /// What the image is for.
     pub kind: ImageKind,
@@ -58,6 +61,7 @@ pub struct ImageSpec {
 
 /// An image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// Its name.
     pub name: String,
@@ -84,6 +88,7 @@ pub struct Image {
 
 /// Answer to `GET /v1/images`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageList {
     /// Every image, by name.
     pub images: Vec<Image>,

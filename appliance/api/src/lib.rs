@@ -17,9 +17,14 @@ pub mod image;
 pub mod limits;
 pub mod magic;
 pub mod names;
+#[cfg(feature = "schema")]
+pub mod openapi;
 pub mod operation;
 pub mod problem;
 pub mod vm;
+
+/// The OpenAPI 3.1 document of the API, as `GET /openapi.json` serves it.
+pub const OPENAPI_JSON: &str = include_str!("../openapi.json");
 
 pub use event::{Event, EventType};
 pub use host::{Cpu, Machine, ServerInfo};

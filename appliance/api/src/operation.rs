@@ -9,6 +9,7 @@ use crate::problem::Problem;
 
 /// How far an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OperationStatus {
     /// Under way.
@@ -23,6 +24,7 @@ pub enum OperationStatus {
 
 /// How much of the work is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Progress {
     /// Units done.
     pub done: u64,
@@ -34,6 +36,7 @@ pub struct Progress {
 
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Operation {
     /// Its identifier.
     pub id: String,
@@ -58,6 +61,7 @@ pub struct Operation {
 
 /// Answer to `GET /v1/operations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OperationList {
     /// The operations that are remembered, oldest first.
     pub operations: Vec<Operation>,

@@ -11,6 +11,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// Whose fault a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
     /// The request's: another request is needed.
@@ -23,6 +24,7 @@ pub enum Blame {
 
 /// One field that is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FieldError {
     /// Where: a JSON pointer into the body (RFC 6901), or the name of a header field.
     pub pointer: String,
@@ -32,6 +34,7 @@ pub struct FieldError {
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// Path of the page that explains it, `/errors/…`.
     #[serde(rename = "type")]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a VM is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
     /// Defined, or it switched itself off, or it was stopped.
@@ -55,6 +56,7 @@ impl VmState {
 
 /// What a VM boots: exactly one of `kernel`, `flat` and `elf`, each the name of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Boot {
     /// An image of kind `kernel`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +77,7 @@ pub struct Boot {
 
 /// What a VM is to be: the body of `PUT /v1/vms/{name}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmSpec {
     /// Number of vCPUs; see [`crate::limits::CPUS_MAX`].
     #[serde(default = "one")]
@@ -91,6 +94,7 @@ const fn one() -> u32 {
 
 /// What last went wrong with a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LastError {
     /// Stable name of what went wrong, for example `guest_crashed`.
     pub code: String,
@@ -100,6 +104,7 @@ pub struct LastError {
 
 /// What a VM is at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmStatus {
     /// Where it is in its life.
     pub state: VmState,
@@ -134,6 +139,7 @@ pub struct VmStatus {
 
 /// A VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vm {
     /// Its name.
     pub name: String,
@@ -150,6 +156,7 @@ pub struct Vm {
 
 /// Answer to `GET /v1/vms`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmList {
     /// Every VM, by name.
     pub vms: Vec<Vm>,
@@ -157,6 +164,7 @@ pub struct VmList {
 
 /// What can be done to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Start it; nothing if it runs.
@@ -171,6 +179,7 @@ pub enum Action {
 
 /// Body of `POST /v1/vms/{name}/actions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ActionRequest {
     /// What to do.
     pub action: Action,
@@ -178,6 +187,7 @@ pub struct ActionRequest {
 
 /// What can be done to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PowerAction {
     /// Stop every VM and switch the machine off.
@@ -188,6 +198,7 @@ pub enum PowerAction {
 
 /// Body of `POST /v1/system/actions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PowerRequest {
     /// What to do.
     pub action: PowerAction,

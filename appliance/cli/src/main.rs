@@ -8,6 +8,8 @@
 mod args;
 mod command;
 mod output;
+#[cfg(test)]
+mod parsing;
 mod progress;
 mod spec_file;
 mod terminal;

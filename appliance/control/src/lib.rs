@@ -15,8 +15,11 @@
 //! 4. When [`Connection::wants_fin`], close the sending side but go on feeding; when
 //!    [`Connection::is_closed`], drop the connection. Tell it with [`Connection::eof`] that
 //!    the peer closed its sending side; if the peer is gone altogether, just drop it.
-//! 5. On news and at the latest at [`Connection::deadline_ns`]: [`Connection::poll`]; on
-//!    news and at the latest after [`Server::poll_after_ns`]: [`Server::poll`].
+//! 5. On news, after output was sent, and at the latest at [`Connection::deadline_ns`]:
+//!    [`Connection::poll`]. On news and at the latest after [`Server::poll_after_ns`]:
+//!    [`Server::poll`].
+//!
+//! The example `fake_appliance` is this loop over ordinary sockets.
 #![no_std]
 #![expect(
     clippy::result_large_err,

@@ -11,6 +11,8 @@ pub(crate) enum Route<'a> {
     Readyz,
     /// `/metrics`.
     Metrics,
+    /// `/openapi.json`.
+    OpenApi,
     /// `/v1`.
     Info,
     /// `/v1/images`.
@@ -52,6 +54,7 @@ impl<'a> Route<'a> {
             (Some("healthz"), None, ..) => Self::Healthz,
             (Some("readyz"), None, ..) => Self::Readyz,
             (Some("metrics"), None, ..) => Self::Metrics,
+            (Some("openapi.json"), None, ..) => Self::OpenApi,
             (Some("v1"), None | Some(""), None, ..) => Self::Info,
             (Some("v1"), Some("images"), None, ..) => Self::Images,
             (Some("v1"), Some("images"), Some(name), None, ..) => Self::Image(name),
@@ -85,6 +88,7 @@ impl<'a> Route<'a> {
             Self::Healthz
             | Self::Readyz
             | Self::Metrics
+            | Self::OpenApi
             | Self::Info
             | Self::Images
             | Self::Vms
@@ -105,6 +109,7 @@ impl<'a> Route<'a> {
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
             Self::Info => "/v1",
             Self::Images => "/v1/images",
             Self::Image(_) => "/v1/images/{name}",
@@ -125,5 +130,87 @@ impl<'a> Route<'a> {
     /// Returns whether anyone may ask, without a token.
     pub(crate) const fn is_open(self) -> bool {
         matches!(self, Self::Healthz | Self::Readyz)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::{Method, Route};
+
+    #[test]
+    fn the_document_and_the_server_agree_on_every_path_and_method() {
+        let documented = api::openapi::routes();
+        for (path, _) in &documented {
+            let real = path.replace("{name}", "web").replace("{id}", "op-1");
+            let route = Route::parse(&real).expect("a documented path exists");
+            assert_eq!(route.pattern(), *path);
+            let said: Vec<&str> = documented
+                .iter()
+                .filter(|(p, _)| p == path)
+                .map(|(_, method)| *method)
+                .collect();
+            // Where GET applies, HEAD does too, and needs no words.
+            let served: Vec<&str> = route
+                .methods()
+                .iter()
+                .filter(|method| {
+                    **method != Method::Head || !route.methods().contains(&Method::Get)
+                })
+                .map(|method| method.name())
+                .collect();
+            assert_eq!(said, served, "{path}");
+        }
+        let paths: Vec<&str> = documented.iter().map(|(path, _)| *path).collect();
+        for pattern in [
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/openapi.json",
+            "/v1",
+            "/v1/images",
+            "/v1/images/{name}",
+            "/v1/images/{name}/data",
+            "/v1/vms",
+            "/v1/vms/{name}",
+            "/v1/vms/{name}/actions",
+            "/v1/vms/{name}/console",
+            "/v1/vms/{name}/console/log",
+            "/v1/vms/{name}/console/input",
+            "/v1/events",
+            "/v1/operations",
+            "/v1/operations/{id}",
+            "/v1/system/actions",
+        ] {
+            assert!(paths.contains(&pattern), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn near_misses_are_not_found() {
+        for path in [
+            "",
+            "v1",
+            "/",
+            "//",
+            "/v2",
+            "/v1//",
+            "/v1/vms/",
+            "/v1/vms/a/",
+            "/v1/vms/a/b",
+            "/v1/vms/a/console/log/x",
+            "/v1/images/a/data/x",
+            "/V1",
+            "/v1/vms/a/console/",
+            "/healthz/",
+            "/v1/system",
+            "*",
+        ] {
+            let found = Route::parse(path);
+            // An empty name is a name that nothing has.
+            let nameless = matches!(found, Some(Route::Vm("")));
+            assert!(found.is_none() || nameless, "{path:?}: {found:?}");
+        }
     }
 }

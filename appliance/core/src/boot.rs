@@ -24,22 +24,30 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
     physmap::init(image_pa).expect("the pool holds the image's tables");
     let tree_pa = if tree_pa == 0 { TREE_FALLBACK } else { tree_pa };
     let tree = tree(tree_pa);
+    // First a voice, so that what is wrong with the tree can be said.
+    if let Some(uart) = boot_info::console(tree) {
+        physmap::add_device(uart.registers).expect("the pool holds one more table");
+        console::init(PHYSMAP + uart.registers.pa);
+    }
     let info = match BootInfo::from_fdt(tree) {
         Ok(info) => info,
         Err(error) => halt(format_args!("{error}")),
     };
-    if let Some(uart) = info.uart {
-        physmap::add_device(uart.registers).expect("the pool holds one more table");
-        console::init(PHYSMAP + uart.registers.pa);
-    }
     let image_bytes = layout::image_end() - layout::image_start();
     let tree_range = Range::new(tree_pa, tree.len() as u64).expect("the tree is mapped");
     physmap::finish(&info).expect("the pool holds the tables of RAM and devices");
+    if let Some(uart) = info.uart {
+        console::init(PHYSMAP + uart.registers.pa);
+    }
 
     let bundle = bundle(&info, image_pa + image_bytes);
     let image_end = bundle.map_or(image_pa + image_bytes, Range::end);
     let image = Range::new(image_pa, image_end - image_pa).expect("the image is mapped");
-    memory::init(&info, image, &[tree_range, info.initrd.unwrap_or(tree_range)]);
+    memory::init(
+        &info,
+        image,
+        &[tree_range, info.initrd.unwrap_or(tree_range)],
+    );
     gic::init(&info.gic);
     Machine { info, bundle }
 }
@@ -66,8 +74,7 @@ fn bundle(info: &BootInfo, pa: u64) -> Option<Range> {
     let bytes = bank.end() - pa;
     // SAFETY: RAM behind the image is mapped and not yet the pool's; what is no bundle is
     // refused.
-    let rest =
-        unsafe { core::slice::from_raw_parts((PHYSMAP + pa) as *const u8, bytes as usize) };
+    let rest = unsafe { core::slice::from_raw_parts((PHYSMAP + pa) as *const u8, bytes as usize) };
     let bundle = Bundle::parse(rest).ok()?;
     Range::new(pa, bundle.total_bytes() as u64)
 }

@@ -3,14 +3,15 @@
 //! Root may be wrong or hostile. Every address it passes must lie in frames that its own
 //! stage 2 shows and that were granted, so the table that bounds root is also the ledger;
 //! what it points at is copied once and then looked at.
-#![expect(unsafe_code, reason = "copies plain records from and to granted frames")]
+#![expect(
+    unsafe_code,
+    reason = "copies plain records from and to granted frames"
+)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
-use guest_abi::core_call::{
-    CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState,
-};
+use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 
@@ -144,7 +145,7 @@ fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<
     let bytes = bytes.min(COPY_BYTES_MAX);
     let source = granted(root, source, bytes)?;
     let mut done = 0;
-    let mut gmap = vm.gmap.lock();
+    let gmap = vm.gmap.lock();
     while done < bytes {
         let at = ipa + done;
         let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;

@@ -2,9 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
+use ::vcpu::Exit;
 use ::vcpu::exit::{DataAbort, Fault, InstructionAbort, Wait};
 use ::vcpu::inject::{self, Cause, Stopped};
-use ::vcpu::Exit;
 use arch::Ipa;
 use gmap::Access;
 use guest_abi::core_call::{ExitClass, VmState};

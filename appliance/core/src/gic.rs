@@ -27,8 +27,7 @@ pub(crate) const MAINTENANCE: u32 = 25;
 static DISTRIBUTOR: Mutex<Option<GicDistributor<'static>>> = Mutex::new(None);
 
 /// The redistributor regions, for each core to find its own frame in.
-static REGIONS: [(AtomicU64, AtomicU64); 4] =
-    [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 4];
+static REGIONS: [(AtomicU64, AtomicU64); 4] = [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 4];
 static STRIDE: AtomicU64 = AtomicU64::new(0);
 
 const GICR_TYPER: u64 = 0x08;
@@ -48,7 +47,9 @@ pub(crate) fn init(gic: &Gic) {
         bytes.store(region.bytes, Ordering::Relaxed);
     }
     STRIDE.store(
-        gic.redistributor_stride.filter(|s| *s != 0).unwrap_or(0x2_0000),
+        gic.redistributor_stride
+            .filter(|s| *s != 0)
+            .unwrap_or(0x2_0000),
         Ordering::Relaxed,
     );
 }

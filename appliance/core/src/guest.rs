@@ -293,7 +293,8 @@ impl Vm {
 }
 
 static VMS: [AtomicPtr<Vm>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
-static VCPUS: [AtomicPtr<VcpuControl>; VCPU_IDS] = [const { AtomicPtr::new(ptr::null_mut()) }; VCPU_IDS];
+static VCPUS: [AtomicPtr<VcpuControl>; VCPU_IDS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; VCPU_IDS];
 /// Serialises creating and destroying; holds the last generation given out.
 static LIFECYCLE: Mutex<u32> = Mutex::new(0);
 
@@ -414,8 +415,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         hafdbs: false,
     };
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
-    let mut gmap = Gmap::new(&mut Frames, vmid, plan.ipa_bits, features)
-        .map_err(|_| Status::Exhausted)?;
+    let mut gmap =
+        Gmap::new(&mut Frames, vmid, plan.ipa_bits, features).map_err(|_| Status::Exhausted)?;
     if gmap.add_ram(&mut Frames, ram, plan.ram_bytes).is_err() {
         let _ = gmap.destroy(&mut Frames, usize::MAX);
         return Err(Status::Invalid);

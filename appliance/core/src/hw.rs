@@ -3,10 +3,7 @@
 //! The functions are safe to call from core, which is the hypervisor's privileged rim:
 //! what they change is the machine, not Rust's memory. What a value may be is the
 //! caller's concern and is decided in the pure crates.
-#![expect(
-    unsafe_code,
-    reason = "privileged instructions exist only in assembly"
-)]
+#![expect(unsafe_code, reason = "privileged instructions exist only in assembly")]
 
 use core::arch::asm;
 
@@ -189,8 +186,13 @@ pub(crate) fn tlbi_vmid(vmid: u16, empty_table: u64) {
     with_vmid(vmid, empty_table, || {
         // SAFETY: as above.
         unsafe {
-            asm!("dsb ishst", "tlbi vmalls12e1is", "dsb ish", "isb",
-                 options(nostack, preserves_flags));
+            asm!(
+                "dsb ishst",
+                "tlbi vmalls12e1is",
+                "dsb ish",
+                "isb",
+                options(nostack, preserves_flags)
+            );
         }
     });
 }

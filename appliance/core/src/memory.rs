@@ -1,5 +1,8 @@
 //! All of RAM, seen once: at [`PHYSMAP`] + PA. The frame pool, and table memory for gmap.
-#![expect(unsafe_code, reason = "the linear map turns physical addresses into memory")]
+#![expect(
+    unsafe_code,
+    reason = "the linear map turns physical addresses into memory"
+)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -253,7 +256,10 @@ fn copy_from(to: Pa, from: *const u8, bytes: u64) {
 
 /// Returns whether the frame is one that the pool deals in: RAM that is not core's own.
 pub(crate) fn is_pool(pa: Pa) -> bool {
-    let (from, to) = (POOL_FROM.load(Ordering::Relaxed), POOL_TO.load(Ordering::Relaxed));
+    let (from, to) = (
+        POOL_FROM.load(Ordering::Relaxed),
+        POOL_TO.load(Ordering::Relaxed),
+    );
     pa.raw() >= from && pa.raw() < to
 }
 

@@ -84,7 +84,11 @@ fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
         }
         Device::Clock(offset) => {
             vcpu.count(ExitClass::Unclaimed);
-            u64::from(vm.clock.lock().read(offset, u64::from(timer::wall_clock_seconds())))
+            u64::from(
+                vm.clock
+                    .lock()
+                    .read(offset, u64::from(timer::wall_clock_seconds())),
+            )
         }
         Device::Nothing => {
             vcpu.count(ExitClass::Unclaimed);

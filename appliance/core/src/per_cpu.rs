@@ -8,8 +8,8 @@ use boot_entry::CPUS_MAX;
 use sched::{Deadlines, RunQueue};
 use spin::Mutex;
 
-use crate::hw;
 use crate::guest::{VCPU_IDS, Vcpu};
+use crate::hw;
 
 /// One core.
 #[derive(Debug)]

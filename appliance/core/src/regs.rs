@@ -1,5 +1,8 @@
 //! The EL1 registers of a vCPU that hardware holds while it runs, and moving them.
-#![expect(unsafe_code, reason = "system registers and FP registers are moved in assembly")]
+#![expect(
+    unsafe_code,
+    reason = "system registers and FP registers are moved in assembly"
+)]
 
 use core::arch::{asm, global_asm};
 

@@ -233,12 +233,11 @@ fn pick(cpu: &PerCpu) -> Option<*mut Vcpu> {
             } else {
                 let next = queue.pop()?;
                 vcpu.set_run(Run::Queued);
-                let back = if root_waits {
-                    queue.push_front(vcpu.id)
-                } else {
-                    queue.push_back(vcpu.id)
-                };
-                back.expect("its place in the queue was free");
+                // To the back even when root cut its slice short: at the front it could keep
+                // the core for ever, with a root that wakes often enough.
+                queue
+                    .push_back(vcpu.id)
+                    .expect("its place in the queue was free");
                 start_slice(cpu, now);
                 guest::pointer(next)
             }

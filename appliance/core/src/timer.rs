@@ -31,8 +31,8 @@ pub(crate) fn nanoseconds(ticks: u64) -> u64 {
 /// Notes when `vcpu`, whose registers were just saved, wants to be woken by its timers.
 pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
     let el1 = &vcpu.el1;
-    let virt = (el1.cntv_ctl & RUNNING_MASK == RUNNING)
-        .then(|| el1.cntv_cval.wrapping_add(el1.cntvoff));
+    let virt =
+        (el1.cntv_ctl & RUNNING_MASK == RUNNING).then(|| el1.cntv_cval.wrapping_add(el1.cntvoff));
     let phys = (el1.cntp_ctl & RUNNING_MASK == RUNNING).then_some(el1.cntp_cval);
     let mut deadlines = cpu.deadlines.lock();
     match virt.into_iter().chain(phys).min() {

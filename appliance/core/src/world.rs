@@ -139,9 +139,14 @@ pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
         load(cpu, next);
     }
     cpu.current.store(next, Ordering::Release);
+    // What was put may want to be woken by a timer that this core no longer runs.
+    timer::arm(cpu);
 }
 
-#[expect(unsafe_code, reason = "a vCPU is reached by the pointer its core holds")]
+#[expect(
+    unsafe_code,
+    reason = "a vCPU is reached by the pointer its core holds"
+)]
 pub(crate) fn as_mut<'a>(vcpu: *mut Vcpu) -> Option<&'a mut Vcpu> {
     // SAFETY: null, or a vCPU of this core, which alone touches its plain fields.
     unsafe { vcpu.as_mut() }

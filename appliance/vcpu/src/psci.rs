@@ -1,6 +1,6 @@
 //! PSCI 1.1 for guests (DEN 0022).
 //!
-//! [`handle`] is reached through [`crate::smccc::handle`]. It checks arguments and chooses
+//! Calls come through [`crate::smccc::handle`]. This checks arguments and chooses
 //! the answer; who is on is for [`Power`] to know.
 
 use crate::power::{Busy, PowerState};

@@ -152,8 +152,12 @@ fn kind(register: Register, quirks: Quirks) -> Kind {
     }
 }
 
-/// System instructions. HCR_EL2.TSW brings the set/way cache operations, of which a guest
-/// needs none: it cannot see other agents' caches, and Linux uses them nowhere.
+/// System instructions. HCR_EL2.TSW brings the set/way cache operations, which do nothing.
+///
+/// They cannot do what they say: they reach one core's caches, and other VMs' lines. Linux
+/// uses none. Firmware that cleans its caches so before it turns them off (U-Boot) finds
+/// its RAM as it left it where stage 2 forces write-back (FEAT_S2FWB), and in QEMU; on
+/// other cores it would need its RAM cleaned by address here.
 fn instruction(op1: u16, crn: u16, crm: u16, op2: u16) -> Kind {
     match (op1, crn, crm, op2) {
         // DC ISW, DC CSW, DC CISW.

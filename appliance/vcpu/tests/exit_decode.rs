@@ -198,6 +198,19 @@ fn every_exception_class_has_its_exit() {
 }
 
 #[test]
+fn bits_above_the_iss_change_nothing() {
+    // ISS2 (bits 55:32) is not zero for every exit since Armv8.7.
+    for class in 0..64u64 {
+        let esr = class << 26 | 1 << 25 | 0x93_8041;
+        let above = 0x00ff_ffff_0000_0000;
+        match decode(esr | above) {
+            Exit::Unknown { esr: raw } => assert_eq!(raw, esr | above),
+            exit => assert_eq!(exit, decode(esr)),
+        }
+    }
+}
+
+#[test]
 fn loads_extend_as_ldr_and_ldrs_do() {
     let access = |width, sign_extend, sixty_four| Access {
         width,

@@ -12,7 +12,7 @@ fn all_ones(_: IdReg) -> u64 {
 /// QEMU 10.0's Cortex-A72.
 fn cortex_a72(register: IdReg) -> u64 {
     match register {
-        IdReg::Pfr0 => 0x0000_2222,
+        IdReg::Pfr0 => 0x0100_2222,
         IdReg::Dfr0 => 0x1030_5106,
         IdReg::Isar0 => 0x0001_1120,
         IdReg::Mmfr0 => 0x0000_1124,
@@ -35,6 +35,85 @@ fn a_cortex_a72_shows_what_it_can_do_without_el2_and_el3() {
     assert_eq!(ids.get(IdReg::Mmfr0), 0x0000_0024);
     assert_eq!(ids.get(IdReg::Mmfr1), 0);
     assert_eq!(ids.get(IdReg::Mmfr2), 0);
+}
+
+/// QEMU 10.0's `max`.
+fn max(register: IdReg) -> u64 {
+    match register {
+        IdReg::Revidr => 0,
+        IdReg::Pfr0 => 0x1301_0011_2111_2222,
+        IdReg::Pfr1 => 0x0000_0010_0100_0121,
+        IdReg::Dfr0 => 0x1000_0000_1030_560a,
+        IdReg::Isar0 => 0x1221_1111_1021_2120,
+        IdReg::Isar1 => 0x0111_2111_1021_1502,
+        IdReg::Isar2 => 0x0000_0000_0011_0012,
+        IdReg::Mmfr0 => 0x2100_0323_1020_1126,
+        IdReg::Mmfr1 => 0x0110_1120_1031_2122,
+        IdReg::Mmfr2 => 0x1221_0111_1201_1011,
+    }
+}
+
+/// QEMU 10.0's Neoverse N1.
+fn neoverse_n1(register: IdReg) -> u64 {
+    match register {
+        IdReg::Revidr | IdReg::Isar2 => 0,
+        IdReg::Pfr0 => 0x1100_0000_1111_1112,
+        IdReg::Pfr1 => 0x20,
+        IdReg::Dfr0 => 0x1030_5408,
+        IdReg::Isar0 => 0x0000_1000_1021_1120,
+        IdReg::Isar1 => 0x10_0001,
+        IdReg::Mmfr0 => 0x10_1125,
+        IdReg::Mmfr1 => 0x1021_2122,
+        IdReg::Mmfr2 => 0x1011,
+    }
+}
+
+#[test]
+fn qemus_max_shows_this() {
+    let ids = GuestIds::new(max, 15);
+    for (register, shown) in [
+        // CSV3, CSV2 = 1, DIT, GIC, AdvSIMD and FP with half precision.
+        (IdReg::Pfr0, 0x1101_0000_0111_0011),
+        (IdReg::Pfr1, 0x21),
+        (IdReg::Dfr0, 0x1030_5006),
+        (IdReg::Isar0, 0x1221_1111_1021_2120),
+        // Without API = 5 and GPI = 1.
+        (IdReg::Isar1, 0x0111_2111_0021_1002),
+        // Without MOPS.
+        (IdReg::Isar2, 0x10_0012),
+        // ECV = 1, 16 KiB, 48 bits.
+        (IdReg::Mmfr0, 0x1000_0000_0010_0025),
+        (IdReg::Mmfr1, 0x0000_1020_0030_2002),
+        (IdReg::Mmfr2, 0x1021_0011_1000_0010),
+    ] {
+        assert_eq!(ids.get(register), shown, "{register:?}");
+    }
+}
+
+#[test]
+fn a_neoverse_n1_shows_this() {
+    let ids = GuestIds::new(neoverse_n1, 5);
+    for (register, shown) in [
+        (IdReg::Pfr0, 0x1100_0000_0111_0011),
+        (IdReg::Pfr1, 0x20),
+        (IdReg::Dfr0, 0x1030_5006),
+        (IdReg::Isar0, 0x0000_1000_1021_1120),
+        (IdReg::Isar1, 0x10_0001),
+        (IdReg::Isar2, 0),
+        (IdReg::Mmfr0, 0x10_0025),
+        (IdReg::Mmfr1, 0x20_2002),
+        (IdReg::Mmfr2, 0x10),
+    ] {
+        assert_eq!(ids.get(register), shown, "{register:?}");
+    }
+}
+
+#[test]
+fn every_register_read_is_one_that_is_shown() {
+    for register in IdReg::ALL {
+        let ids = GuestIds::new(|asked| if asked == register { u64::MAX } else { 0 }, 5);
+        assert_ne!(ids.get(register), 0, "{register:?}");
+    }
 }
 
 #[test]

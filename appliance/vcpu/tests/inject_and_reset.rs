@@ -97,6 +97,8 @@ fn single_bits_of_pstate_follow_the_pseudocode() {
     assert_eq!(enter(0x40_0005, SPAN, ALL), 0x0040_03c5);
     assert_eq!(enter(0x05, 0, ALL), 0x0040_03c5);
     assert_eq!(enter(0x40_0005, 0, without), 0x0000_03c5);
+    assert_eq!(enter(0x05, !(SPAN | DSSBS), ALL), 0x0040_03c5);
+    assert_eq!(enter(0x05, !DSSBS, ALL), 0x0000_03c5);
     // SSBS is SCTLR_EL1.DSSBS, whatever it was.
     assert_eq!(enter(0x1005, SPAN, ALL), 0x0000_03c5);
     assert_eq!(enter(0x05, SPAN | DSSBS, ALL), 0x0000_13c5);

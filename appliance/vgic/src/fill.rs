@@ -1,5 +1,6 @@
 //! Before entering a guest: what goes into the list registers.
 
+use crate::bank::{Bank, Groups};
 use crate::bits::{Bits, bit};
 use crate::lr::{LRS_MAX, Lr, LrSet, hcr, vmcr};
 use crate::vcpu::mask;
@@ -15,20 +16,13 @@ struct Choice {
     intid: u32,
 }
 
-/// What may become of an interrupt that is active and pending, once the guest ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    /// It pends in its list register, without an exit.
-    InPlace,
-    /// It has to be chosen again: something outside may be more urgent.
-    ByChoice,
-}
-
 /// The most urgent interrupts of those offered, in order.
 #[derive(Debug)]
 struct Best {
     chosen: [Choice; LRS_MAX],
     len: usize,
+    /// Number offered.
+    offered: usize,
 }
 
 impl Best {
@@ -36,26 +30,43 @@ impl Best {
         Self {
             chosen: [Choice { key: 0, intid: 0 }; LRS_MAX],
             len: 0,
+            offered: 0,
         }
     }
 
     /// Puts `new` behind everything at least as urgent; what is least urgent may fall out.
     fn offer(&mut self, new: Choice) {
-        let kept = self.chosen.get(..self.len).unwrap_or(&[]);
-        let at = kept.partition_point(|old| old.key <= new.key);
+        self.offered = self.offered.wrapping_add(1);
         if self.len < LRS_MAX {
             self.len = self.len.wrapping_add(1);
+        } else if self.chosen.last().is_some_and(|last| last.key <= new.key) {
+            return;
         }
-        // Empty when `new` is the least urgent of more than there is room for.
+        let kept = self.chosen.get(..self.len.wrapping_sub(1)).unwrap_or(&[]);
+        let at = kept.partition_point(|old| old.key <= new.key);
         let mut moving = new;
         for slot in self.chosen.get_mut(at..self.len).unwrap_or(&mut []) {
             moving = core::mem::replace(slot, moving);
         }
     }
 
-    fn first(&self, n: usize) -> impl Iterator<Item = Choice> {
-        self.chosen.iter().copied().take(n.min(self.len))
+    /// Adds the `n` most urgent ones to `words`.
+    fn mark(&self, n: usize, words: &mut [u32; 8]) {
+        for choice in self.chosen.iter().take(n.min(self.len)) {
+            if let Some(word) = words.get_mut(index(choice.intid >> 5)) {
+                *word |= bit(choice.intid & 31);
+            }
+        }
     }
+}
+
+/// What may become of an interrupt that is active and pending, once the guest ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// It pends in its list register, without an exit.
+    InPlace,
+    /// It has to be chosen again: something outside may be more urgent.
+    ByChoice,
 }
 
 impl Vgic {
@@ -86,24 +97,20 @@ impl Vgic {
         if words == 0 {
             return kick;
         }
-        let mut wanted = 0u32;
+        let (mut chosen, mut wanted) = ([0u32; 8], 0u32);
         for word in Bits(u32::from(words)) {
             let (waiting, active) = self.wanting(vcpu, index(word));
+            if let Some(slot) = chosen.get_mut(index(word)) {
+                *slot = waiting | active;
+            }
             wanted = wanted.wrapping_add((waiting | active).count_ones());
         }
-        if wanted > u32::from(lrs.count) {
-            self.fill_best(vcpu, words, lrs);
+        let again = if wanted > u32::from(lrs.count) {
+            self.choose(vcpu, words, lrs, &mut chosen)
         } else {
-            for word in Bits(u32::from(words)) {
-                let (waiting, active) = self.wanting(vcpu, index(word));
-                for n in Bits(waiting | active) {
-                    self.place(vcpu, word << 5 | n, Again::InPlace, lrs);
-                }
-            }
-        }
-        if lrs.used != 0 {
-            self.loaded |= own;
-        }
+            Again::InPlace
+        };
+        self.place(vcpu, words, &chosen, again, lrs);
         lrs.write |= lrs.used;
         kick
     }
@@ -121,119 +128,159 @@ impl Vgic {
         (share.waiting, active)
     }
 
-    /// Fills list registers that are too few for all interrupts in `words`.
+    /// Chooses among the interrupts in `words`, too many for the list registers.
     #[cold]
-    fn fill_best(&mut self, vcpu: usize, words: u8, lrs: &mut LrSet) {
+    fn choose(&self, vcpu: usize, words: u8, lrs: &mut LrSet, chosen: &mut [u32; 8]) -> Again {
         let (mut pending, mut active) = (Best::new(), Best::new());
-        let (mut pendings, mut actives) = (0usize, 0usize);
-        // Groups, as HCR bits to set, of which something pends or lies in a list register.
-        let (mut asleep, mut awake) = (0u64, 0u64);
+        // HCR bits for the groups that something pends in: to be told when the guest enables
+        // a disabled one or disables an enabled one.
+        let mut groups = 0u64;
         for word in Bits(u32::from(words)) {
             let (waiting, busy) = self.wanting(vcpu, index(word));
-            let Some(bank) = self.bank(vcpu, index(word)) else {
+            let Some(bank) = self.bank_ref(vcpu, index(word)) else {
                 continue;
             };
-            for n in Bits(waiting | busy) {
-                let intid = word << 5 | n;
-                if busy & bit(n) != 0 {
-                    let key = bank.rank(n);
-                    actives = actives.wrapping_add(1);
-                    active.offer(Choice { key, intid });
-                    continue;
-                }
-                let mut key = u16::from(bank.priority_of(n));
-                let (enable, on, off) = if bank.group & bit(n) != 0 {
-                    (vmcr::VENG1, hcr::VGRP1DIE, hcr::VGRP1EIE)
+            for n in Bits(busy) {
+                let (key, intid) = (bank.rank(n), word << 5 | n);
+                active.offer(Choice { key, intid });
+            }
+            let halves = [
+                (
+                    waiting & bank.group,
+                    vmcr::VENG1,
+                    hcr::VGRP1DIE,
+                    hcr::VGRP1EIE,
+                ),
+                (
+                    waiting & !bank.group,
+                    vmcr::VENG0,
+                    hcr::VGRP0DIE,
+                    hcr::VGRP0EIE,
+                ),
+            ];
+            for (half, enable, told_off, told_on) in halves {
+                let (behind, told) = if lrs.vmcr & enable == 0 {
+                    (0x100, told_on)
                 } else {
-                    (vmcr::VENG0, hcr::VGRP0DIE, hcr::VGRP0EIE)
+                    (0, told_off)
                 };
-                if lrs.vmcr & enable == 0 {
-                    key |= 0x100;
-                    asleep |= off;
-                } else {
-                    awake |= on;
+                if half != 0 {
+                    groups |= told;
                 }
-                pendings = pendings.wrapping_add(1);
-                pending.offer(Choice { key, intid });
+                for n in Bits(half) {
+                    let key = u16::from(bank.priority_of(n)) | behind;
+                    let intid = word << 5 | n;
+                    pending.offer(Choice { key, intid });
+                }
             }
         }
         let room = usize::from(lrs.count);
         // Without a place for the most urgent pending interrupt there would be no progress.
-        let for_pending = room.saturating_sub(actives).max(1).min(pendings);
-        let for_active = room.saturating_sub(for_pending).min(actives);
-        let again = if for_pending < pendings {
+        let for_pending = room
+            .saturating_sub(active.offered)
+            .max(1)
+            .min(pending.offered);
+        let for_active = room.saturating_sub(for_pending).min(active.offered);
+        *chosen = [0; 8];
+        pending.mark(for_pending, chosen);
+        active.mark(for_active, chosen);
+        if for_active < active.offered {
+            lrs.hcr |= hcr::LRENPIE;
+        }
+        if for_pending < pending.offered {
+            lrs.hcr |= hcr::NPIE | groups;
             Again::ByChoice
         } else {
             Again::InPlace
-        };
-        for choice in pending.first(for_pending).chain(active.first(for_active)) {
-            self.place(vcpu, choice.intid, again, lrs);
-        }
-        if for_pending < pendings {
-            // Either group changing may make something outside the most urgent one.
-            lrs.hcr |= hcr::NPIE | asleep | awake;
-        }
-        if for_active < actives {
-            lrs.hcr |= hcr::LRENPIE;
         }
     }
 
-    /// Puts interrupt `intid`, which waits for or is active on `vcpu`, into a list register.
-    fn place(&mut self, vcpu: usize, intid: u32, again: Again, lrs: &mut LrSet) {
-        let slot = (!lrs.used).trailing_zeros();
+    /// Puts the interrupts in `chosen`, which wait for or are active on `vcpu`, into list
+    /// registers; `words` says which words of it to look at.
+    fn place(&mut self, vcpu: usize, words: u8, chosen: &[u32; 8], again: Again, lrs: &mut LrSet) {
         let groups = self.groups;
-        let here = match intid {
-            _ if again == Again::ByChoice => 0,
-            0..32 => u32::MAX,
-            _ => self.vcpu(vcpu).map_or(0, |v| v.share(index(intid >> 5)).target),
-        };
-        let Some((bank, bit)) = self.locate(vcpu, intid) else {
+        let Some(v) = self.vcpus.get_mut(vcpu) else {
             return;
         };
-        let Some(lr) = lrs.lr.get_mut(index(slot)) else {
-            return;
-        };
-        let active = bank.active & bit != 0;
+        let mut slots = lrs.lr.iter_mut();
+        let (mut used, mut offered) = (0u16, false);
+        for word in Bits(u32::from(words)) {
+            let n = index(word);
+            let (Some(share), Some(mask)) = (v.share.get_mut(n), chosen.get(n).copied()) else {
+                continue;
+            };
+            let (bank, mut here) = match n.checked_sub(1) {
+                None => (&mut v.bank, u32::MAX),
+                Some(n) => match self.spi.get_mut(n) {
+                    Some(bank) => (bank, share.target),
+                    None => continue,
+                },
+            };
+            if again == Again::ByChoice {
+                here = 0;
+            }
+            for n in Bits(mask) {
+                let Some(lr) = slots.next() else {
+                    break;
+                };
+                *lr = bank.lend(word << 5, n, groups, here);
+                used = used << 1 | 1;
+                offered |= lr.is_pending();
+            }
+            share.waiting &= !mask;
+            if n != 0 {
+                share.holds |= mask;
+                v.holding |= crate::vcpu::mask(n);
+            }
+            if share.waiting == 0 {
+                v.waiting &= !crate::vcpu::mask(n);
+            }
+        }
+        lrs.used = used;
+        if used != 0 {
+            self.loaded |= mask(vcpu);
+        }
+        if offered {
+            self.offered |= mask(vcpu);
+        }
+    }
+}
+
+impl Bank {
+    /// Puts interrupt `n`, INTID `first` + n, into a list register.
+    ///
+    /// `here` has the interrupts that may pend again in the list register once they were
+    /// active and ended: an SPI may be for another vCPU by then, or something may be more urgent.
+    fn lend(&mut self, first: u32, n: u32, groups: Groups, here: u32) -> Lr {
+        let bit = bit(n);
+        let intid = first | n;
+        let active = self.active & bit != 0;
         // While the guest handles a hardware interrupt its line counts as seen.
-        let seen = bank.held & bank.active & !bank.message;
-        let unseen = bank.asserted() & !seen;
-        let waiting = (bank.latch | unseen) & bank.forwarded(groups) & bit != 0;
-        // Pending again while active, it may be for another vCPU or later at its end.
+        let seen = self.held & self.active & !self.message;
+        let unseen = self.asserted() & !seen;
+        let waiting = (self.latch | unseen) & self.forwarded(groups) & bit != 0;
         let pending = waiting && (!active || here & bit != 0);
-        let mut new = Lr::new(intid, bank.priority_of(intid & 31));
-        if bank.group & bit != 0 {
-            new = new.group1();
+        let mut lr = Lr::new(intid, self.priority_of(n));
+        if self.group & bit != 0 {
+            lr = lr.group1();
         }
         // Pending and active at once is not allowed for hardware (IHI 0069H, 12.4.6), and what
         // still pends at the end needs an exit.
-        if bank.held & !bank.message & bit != 0 && !(active && waiting) {
-            let id = bank.pintid.get(index(intid & 31)).copied().unwrap_or(0);
-            new = new.hardware(u32::from(id));
-        } else if (bank.asserted() | bank.held) & bit != 0 || waiting && !pending {
-            new = new.notify();
+        if self.held & !self.message & bit != 0 && !(active && waiting) {
+            let id = self.pintid.get(index(n)).copied().unwrap_or(0);
+            lr = lr.hardware(u32::from(id));
+        } else if (self.asserted() | self.held) & bit != 0 || waiting && !pending {
+            lr = lr.notify();
         }
         if active {
-            new = new.activate();
+            lr = lr.activate();
         }
         if pending {
-            new = new.pend();
-            bank.carried |= bank.latch & bit;
-            bank.latch &= !bit;
+            lr = lr.pend();
+            self.carried |= self.latch & bit;
+            self.latch &= !bit;
         }
-        bank.out |= bit;
-        *lr = new;
-        lrs.used |= u16::from(1u8.wrapping_shl(slot & 7)).wrapping_shl(slot & 8);
-        let (own, word) = (mask(vcpu), index(intid >> 5));
-        if pending {
-            self.offered |= own;
-        }
-        let Some(v) = self.vcpu(vcpu) else {
-            return;
-        };
-        let share = v.share(word);
-        v.set_waiting(word, share.waiting & !bit);
-        if word != 0 && share.holds & bit == 0 {
-            v.set_holds(word, share.holds | bit);
-        }
+        self.out |= bit;
+        lr
     }
 }

@@ -183,11 +183,7 @@ impl Vgic {
         let all = |on: u64| if vmcr & on == 0 { 0 } else { u32::MAX };
         let (zero, one) = (all(vmcr::VENG0), all(vmcr::VENG1));
         Bits(u32::from(v.waiting)).any(|word| {
-            let bank = match index(word).checked_sub(1) {
-                None => Some(&v.bank),
-                Some(n) => self.spi.get(n),
-            };
-            bank.is_some_and(|bank| {
+            self.bank_ref(vcpu, index(word)).is_some_and(|bank| {
                 let enabled = bank.group & one | !bank.group & zero;
                 Bits(v.share(index(word)).waiting & enabled).any(|n| bank.priority_of(n) < limit)
             })
@@ -210,6 +206,14 @@ impl Vgic {
         match word.checked_sub(1) {
             None => self.vcpu(vcpu).map(|v| &mut v.bank),
             Some(n) => self.spi.get_mut(n),
+        }
+    }
+
+    /// Returns bank `word` as `vcpu` sees it, to read.
+    fn bank_ref(&self, vcpu: usize, word: usize) -> Option<&Bank> {
+        match word.checked_sub(1) {
+            None => self.vcpus.get(vcpu).map(|v| &v.bank),
+            Some(n) => self.spi.get(n),
         }
     }
 

@@ -5,8 +5,8 @@
 //! memory may be reused. Addresses are physical, interrupts are INTIDs.
 //!
 //! The tree is firmware's and thus trusted more than a guest, but it may be damaged or
-//! absurd. [`check`] refuses whatever would make the parser beneath (crate `fdt`) panic;
-//! [`walk`] reads the nodes. What remains to trust: that addresses in the tree are real.
+//! absurd. The module `check` refuses whatever would make the parser beneath (crate `fdt`) panic;
+//! `walk` reads the nodes. What remains to trust: that addresses in the tree are real.
 #![no_std]
 
 mod check;
@@ -176,6 +176,12 @@ impl BootInfo {
     pub fn from_fdt(blob: &[u8]) -> Result<Self, BootError> {
         walk::read(check::check(blob)?)
     }
+}
+
+/// Finds a PL011 in the tree at the start of `blob`, to say on it what else is wrong with
+/// the tree. `None` if there is none, or the tree is malformed.
+pub fn console(blob: &[u8]) -> Option<Device> {
+    walk::console(check::check(blob).ok()?)
 }
 
 /// Returns how many bytes the tree whose first eight bytes are `header` claims to have.

@@ -40,17 +40,55 @@ fn value<'a>(node: Node<'_, 'a>, name: &str) -> Option<&'a [u8]> {
     node.property(name).map(|property| property.value)
 }
 
-/// Whether a string-list property contains `word`.
-fn lists(node: Node<'_, '_>, property: &str, word: &str) -> bool {
-    value(node, property)
-        .unwrap_or_default()
-        .split(|byte| *byte == 0)
+/// Whether the string list `raw` contains `word`.
+fn lists(raw: &[u8], word: &str) -> bool {
+    raw.split(|byte| *byte == 0)
         .any(|item| item == word.as_bytes())
 }
 
-/// Whether the node may be used (Devicetree Specification, 2.3.4).
+/// What any node may say of itself, read in one pass: `fdt` parses all properties each time
+/// one is asked for, which for the whole tree had cost a million instructions.
+#[derive(Clone, Copy, Default)]
+struct Facts<'a> {
+    compatible: &'a [u8],
+    device_type: &'a [u8],
+    status: Option<&'a [u8]>,
+    ranges: Option<&'a [u8]>,
+}
+
+impl<'a> Facts<'a> {
+    fn of(node: Node<'_, 'a>) -> Self {
+        let mut facts = Self::default();
+        for property in node.properties() {
+            match property.name {
+                "compatible" => facts.compatible = property.value,
+                "device_type" => facts.device_type = property.value,
+                "status" => facts.status = Some(property.value),
+                "ranges" => facts.ranges = Some(property.value),
+                _ => {}
+            }
+        }
+        facts
+    }
+
+    fn is(&self, compatible: &str) -> bool {
+        lists(self.compatible, compatible)
+    }
+
+    /// Whether the node may be used (Devicetree Specification, 2.3.4).
+    fn enabled(&self) -> bool {
+        self.status
+            .is_none_or(|status| lists(status, "okay") || lists(status, "ok"))
+    }
+
+    /// Whether addresses on this bus are those of the bus above (2.3.8).
+    fn is_flat_bus(&self) -> bool {
+        self.ranges.is_some_and(<[u8]>::is_empty)
+    }
+}
+
 fn enabled(node: Node<'_, '_>) -> bool {
-    value(node, "status").is_none() || lists(node, "status", "okay") || lists(node, "status", "ok")
+    Facts::of(node).enabled()
 }
 
 /// The ranges in `reg`; those that are empty or past 2^48 are `None`.
@@ -99,6 +137,17 @@ fn number(raw: &[u8]) -> Option<u64> {
         (Some(high), Some(low), 8) => Some(u64::from(high) << 32 | u64::from(low)),
         _ => None,
     }
+}
+
+/// The first PL011 that is enabled, whatever else the tree lacks.
+pub(crate) fn console(blob: &[u8]) -> Option<Device> {
+    let tree = Fdt::new(blob).ok()?;
+    tree.all_nodes()
+        .find(|node| {
+            let facts = Facts::of(*node);
+            facts.is("arm,pl011") && facts.enabled()
+        })
+        .and_then(|node| device(node, "PL011 reg").ok())
 }
 
 /// What the walk has seen so far.
@@ -150,31 +199,38 @@ impl Found {
     /// Visits `node` and everything below. `identity`: bus addresses are physical ones.
     fn visit(&mut self, node: Node<'_, '_>, depth: usize, identity: bool) -> Result<(), BootError> {
         // `check` has bounded the depth already; this keeps the recursion evidently finite.
-        if depth > DEPTH_MAX || !enabled(node) {
+        if depth > DEPTH_MAX {
             return Ok(());
         }
         for below in node.children() {
             match (depth, base_name(below)) {
                 (1, "reserved-memory") => self.reserved_memory(below)?,
                 (1, "cpus") => self.cpus(below)?,
-                _ if enabled(below) => {
-                    self.node(below, identity)?;
-                    let flat = value(below, "ranges").is_some_and(<[u8]>::is_empty);
-                    self.visit(below, depth.saturating_add(1), identity && flat)?;
+                _ => {
+                    let facts = Facts::of(below);
+                    if facts.enabled() {
+                        self.node(below, facts, identity)?;
+                        let identity = identity && facts.is_flat_bus();
+                        self.visit(below, depth.saturating_add(1), identity)?;
+                    }
                 }
-                _ => {}
             }
         }
         Ok(())
     }
 
-    fn node(&mut self, node: Node<'_, '_>, identity: bool) -> Result<(), BootError> {
-        let is = |word| lists(node, "compatible", word);
+    fn node(
+        &mut self,
+        node: Node<'_, '_>,
+        facts: Facts<'_>,
+        identity: bool,
+    ) -> Result<(), BootError> {
+        let is = |word| facts.is(word);
         let direct = |what| match identity {
             true => Ok(()),
             false => Err(BootError::Translated { what }),
         };
-        if lists(node, "device_type", "memory") {
+        if lists(facts.device_type, "memory") {
             direct("memory")?;
             self.memory(node);
         } else if is("arm,gic-v3") {
@@ -295,7 +351,7 @@ impl Found {
             self.info.initrd = bytes.and_then(|bytes| Range::new(start, bytes));
         }
         if let Some(console) = value(node, "stdout-path").and_then(|path| by_path(root, path))
-            && lists(console, "compatible", "arm,pl011")
+            && Facts::of(console).is("arm,pl011")
             && enabled(console)
         {
             self.info.uart = Some(device(console, "PL011 reg")?);
@@ -399,9 +455,10 @@ fn pci(node: Node<'_, '_>) -> Result<PciHost, BootError> {
 }
 
 fn conduit(node: Node<'_, '_>) -> Result<Conduit, BootError> {
-    if lists(node, "method", "smc") {
+    let method = value(node, "method").unwrap_or_default();
+    if lists(method, "smc") {
         Ok(Conduit::Smc)
-    } else if lists(node, "method", "hvc") {
+    } else if lists(method, "hvc") {
         Ok(Conduit::Hvc)
     } else {
         Err(BootError::BadProperty {

@@ -79,6 +79,8 @@ fn reset_values_are_the_manuals() {
         (RIS, 0),
         (MIS, 0),
         (ICR, 0),
+        (0x20, 0),
+        (0x48, 0),
     ] {
         assert_eq!(uart.read(offset, &mut line), value, "{offset:#x}");
     }

@@ -7,6 +7,7 @@
 )]
 
 use mkimage::{Error, Which, build};
+use proptest::prelude::*;
 
 /// A segment: address, file bytes, memory bytes.
 type Segment<'a> = (u64, &'a [u8], u64);
@@ -228,5 +229,31 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
     ] {
         let core = core_of(&segments, BASE + 0x1000);
         assert_eq!(refused(&core), Error::BadSegments(Which::Core));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// Headers, tables and symbols all get hit: the file is small.
+    #[test]
+    fn a_damaged_file_is_refused_or_built_but_never_a_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        damage_core in any::<bool>(),
+    ) {
+        let root = elf_with_dynamic(
+            &[(0x4020_0000, &[0; 64], 64)],
+            0x4020_0000,
+            &[("symbol", 1)],
+            Some((0x4020_0010, 24)),
+        );
+        let (mut core, mut root) = (core(), root);
+        let damaged = if damage_core { &mut core } else { &mut root };
+        for (at, value) in edits {
+            let at = at.index(damaged.len());
+            damaged[at] = value;
+        }
+        if let Ok(image) = build(&core, Some(&root)) {
+            prop_assert_eq!(le64(&image, 16), image.len() as u64);
+        }
     }
 }

@@ -204,7 +204,8 @@ const FEATURES: &[Feature] = &[
     ),
     feature("GCS", &[(PFR1, 44)], &[Read(encoding(3, 0, 2, 5, 0))]),
     optional("RNDR", &[(ISAR0, 60)], &[Read(encoding(3, 3, 2, 4, 0))]),
-    // Not here: ECV. CNTPCTSS and CNTVCTSS are trapped only with the counters themselves.
+    // Not here: ECV, whose CNTPCTSS and CNTVCTSS are trapped only with the counters
+    // themselves; WFxT, whose WFIT waits untrapped wherever WFI does.
     optional("TCR2", &[(MMFR3, 0)], &[Read(encoding(3, 0, 2, 0, 3))]),
     optional("SCTLR2", &[(MMFR3, 4)], &[Read(encoding(3, 0, 1, 0, 3))]),
     optional("S1PIE", &[(MMFR3, 8)], &[Read(encoding(3, 0, 10, 2, 3))]),
@@ -219,11 +220,6 @@ const FEATURES: &[Feature] = &[
     },
     // ERRIDR_EL1.
     optional("RAS", &[(PFR0, 28)], &[Read(encoding(3, 0, 5, 3, 0))]),
-    // wfit x0, with a deadline that has passed.
-    Feature {
-        least: 2,
-        ..optional("WFxT", &[(ISAR2, 0)], &[Run(0xd503_1020)])
-    },
     // swp x0, x0, [x0] would touch memory: cas and ldadd are left to C11.
 ];
 

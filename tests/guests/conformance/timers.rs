@@ -204,19 +204,23 @@ pub(crate) fn edges() -> TestResult {
 pub(crate) fn independent() -> TestResult {
     prepare();
     let [first, second] = Timer::BOTH;
-    let before = [first, second].map(|timer| gic::count(0, timer.intid()));
-    let taken = gic::taken(0);
-    cpu::unmask_irq();
-    first.set_compare(first.now() + ticks(100 * SOON_NS));
+    let counts = || Timer::BOTH.map(|timer| gic::count(0, timer.intid()));
+    let [before_first, before_second] = counts();
+    first.set_compare(first.now() + ticks(3_600_000_000_000));
     second.set_compare(second.now() + ticks(SOON_NS));
     first.set_control(ENABLE);
     second.set_control(ENABLE);
-    let counts = || Timer::BOTH.map(|timer| gic::count(0, timer.intid()));
-    let expected = before.map(|count| count + 1);
-    let both = unmasked(|| smp::wait(|| counts() == expected));
-    expect!(both, "{before:?} {:?}", counts());
-    expect_eq!(gic::nth(0, taken), second.intid());
-    expect_eq!(gic::nth(0, taken + 1), first.intid());
+    let one = [before_first, before_second + 1];
+    expect!(unmasked(|| smp::wait(|| counts() == one)), "{:?}", counts());
+    unmasked(|| timer::spin(SOON_NS));
+    expect_eq!(counts(), one);
+    first.set_compare(first.now() + ticks(SOON_NS));
+    let both = [before_first + 1, before_second + 1];
+    expect!(
+        unmasked(|| smp::wait(|| counts() == both)),
+        "{:?}",
+        counts()
+    );
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 //! A timer is masked, so that its level goes down.
 
 use crate::sysreg::{
-    CNTP_CTL_EL0, CNTV_CTL_EL0, ICC_BPR1_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_IGRPEN1_EL1,
-    ICC_PMR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1,
+    CNTP_CTL_EL0, CNTV_CTL_EL0, ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1,
+    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1,
 };
 use crate::{cpu, mem};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -165,7 +165,13 @@ pub fn init_cpu() {
         mem::write32(sgi + IPRIORITYR + word * 4, 0xa0a0_a0a0);
     }
     mem::write32(sgi + ISENABLER, 0x0000_ffff);
+    init_interface();
+}
+
+/// Switches this vCPU's CPU interface on: every priority, group 1, ended by one write.
+pub fn init_interface() {
     ICC_SRE_EL1.write(1);
+    ICC_CTLR_EL1.write(0);
     ICC_PMR_EL1.write(0xf0);
     ICC_BPR1_EL1.write(0);
     ICC_IGRPEN1_EL1.write(1);
@@ -190,6 +196,16 @@ pub fn set_bit(array: u64, intid: u32) {
 pub fn bit(array: u64, intid: u32) -> bool {
     let word = u64::from(intid / 32) * 4;
     mem::read32(frame(intid) + array + word) >> (intid % 32) & 1 != 0
+}
+
+/// Returns whether SGI or PPI `intid` would be taken if its line rose: enabled, in group 1,
+/// not active, and nothing is active that outranks it.
+pub fn is_ready(intid: u32) -> bool {
+    bit(ISENABLER, intid)
+        && bit(IGROUPR, intid)
+        && !bit(ISACTIVER, intid)
+        && mem::read32(GICD_BASE + GICD_CTLR) & 0b11 == 0b11
+        && ICC_RPR_EL1.read() & 0xff == 0xff
 }
 
 /// Sets the priority of `intid`.

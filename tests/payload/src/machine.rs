@@ -7,6 +7,22 @@ use fdt::Fdt;
 use guest_abi::map::RAM_BASE;
 
 static DEVICE_TREE: AtomicU64 = AtomicU64::new(0);
+/// What has been read of it, plus one; zero before that. Reading takes long.
+static TREE_BYTES: AtomicU64 = AtomicU64::new(0);
+static RAM_BYTES: AtomicU64 = AtomicU64::new(0);
+static CPUS: AtomicU64 = AtomicU64::new(0);
+
+/// Returns what `known` holds, or what `read` says, which it then holds.
+fn once(known: &AtomicU64, read: impl FnOnce() -> u64) -> u64 {
+    match known.load(Ordering::Relaxed).checked_sub(1) {
+        Some(value) => value,
+        None => {
+            let value = read();
+            known.store(value + 1, Ordering::Relaxed);
+            value
+        }
+    }
+}
 
 pub(crate) fn found_at(address: u64) {
     DEVICE_TREE.store(address, Ordering::Relaxed);
@@ -22,12 +38,18 @@ fn tree() -> Option<Fdt<'static>> {
 
 /// Returns the address and bytes of the device tree.
 pub fn device_tree() -> (u64, u64) {
-    let bytes = tree().map_or(0, |tree| tree.total_size() as u64);
+    let bytes = once(&TREE_BYTES, || {
+        tree().map_or(0, |tree| tree.total_size() as u64)
+    });
     (DEVICE_TREE.load(Ordering::Relaxed), bytes)
 }
 
 /// Returns the bytes of RAM from [`RAM_BASE`].
 pub fn ram_bytes() -> u64 {
+    once(&RAM_BYTES, read_ram_bytes)
+}
+
+fn read_ram_bytes() -> u64 {
     tree()
         .and_then(|tree| {
             let memory = tree
@@ -42,7 +64,9 @@ pub fn ram_bytes() -> u64 {
 
 /// Returns how many vCPUs there are.
 pub fn cpus() -> usize {
-    tree().map_or(1, |tree| tree.cpus().count())
+    once(&CPUS, || {
+        tree().map_or(1, |tree| tree.cpus().count() as u64)
+    }) as usize
 }
 
 /// Returns the boot arguments.

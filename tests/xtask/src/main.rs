@@ -1,2 +1,121 @@
-//! `cargo xtask`.
-fn main() {}
+//! Everything a person or CI does: `cargo xtask <command>`.
+//!
+//! One file a command. [`setup`] is what all others run first: it installs what is missing and
+//! says so; with everything there it prints nothing.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts and deadlines of a tool on the developer's own machine"
+)]
+
+mod apt;
+mod bench;
+mod build;
+mod check;
+mod debug;
+mod demo;
+mod guest;
+mod initramfs;
+mod run;
+mod setup;
+mod shell;
+mod symbols;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use qemu::{Board, Cpu};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What a person or CI does with this repository.
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what is missing: target, QEMU, packages
+    Setup,
+    /// Builds the appliance: target/skete.img
+    Build,
+    /// Fetches the guest of tests and demo: Debian's arm64 cloud kernel and busybox
+    Guest,
+    /// Formats, lints and host tests: under a minute when warm
+    Check,
+    /// Every test: those of the host, then those of the appliance in QEMU
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// What operations cost, in instructions; fails above the limits
+    Bench {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// A Linux shell in a VM of Skete's, from nothing
+    Demo {
+        #[command(flatten)]
+        machine: MachineArgs,
+        /// Without a terminal: run commands in the guest, compare what they print, power off
+        #[arg(long)]
+        check: bool,
+    },
+    /// Starts the appliance and leaves its control port on 127.0.0.1
+    Run(MachineArgs),
+    /// Starts the appliance waiting for gdb
+    Debug(MachineArgs),
+}
+
+/// The machine that QEMU emulates.
+#[derive(Args, Clone, Debug)]
+struct MachineArgs {
+    /// CPU model: max, cortex-a72 or neoverse-n1
+    #[arg(long, default_value = "max")]
+    cpu: Cpu,
+    /// Number of CPUs
+    #[arg(long, default_value_t = 2)]
+    smp: u32,
+    /// RAM, as 512M or 2G
+    #[arg(long, default_value = "2G")]
+    memory: String,
+}
+
+impl MachineArgs {
+    /// The appliance's board.
+    fn board(&self) -> Board {
+        let mut board = qemu::Appliance::board(self.cpu);
+        board.smp = self.smp;
+        board.memory.clone_from(&self.memory);
+        board
+    }
+}
+
+fn main() -> ExitCode {
+    match obey(Line::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(command: Command) -> Result<()> {
+    match command {
+        Command::Setup => setup::everything(),
+        Command::Build => build::appliance(),
+        Command::Guest => guest::fetch(),
+        Command::Check => check::check(),
+        Command::Test { filter } => test::everything(filter.as_deref()),
+        Command::Bench { json } => bench::bench(json),
+        Command::Demo { machine, check } => demo::demo(&machine, check),
+        Command::Run(machine) => run::run(&machine),
+        Command::Debug(machine) => debug::debug(&machine),
+    }
+}

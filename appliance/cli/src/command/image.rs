@@ -4,18 +4,17 @@ use skete_client::{Client, Error, size};
 
 use crate::args::ImageCommand;
 use crate::output::{Output, print, table};
-use crate::progress;
+use crate::progress::Bar;
 
 /// Runs an image command.
 pub(crate) fn run(client: &Client, output: &Output, command: ImageCommand) -> Result<(), Error> {
     match command {
         ImageCommand::Push { file, name, kind } => {
-            let bar = progress::bytes(*output, &name);
+            let mut bar = Bar::new(*output, &name);
             let result = client.image_push(&file, &name, kind.map(Into::into), &mut |done, all| {
-                bar.set_length(all);
-                bar.set_position(done);
+                bar.update(done, all);
             });
-            bar.finish_and_clear();
+            drop(bar);
             let image = result?;
             if output.json {
                 return output.json(&image);

@@ -5,7 +5,7 @@ use skete_client::{Client, Error, size};
 
 use crate::args::{CreateArgs, VmCommand};
 use crate::output::{Output, print, table};
-use crate::progress;
+use crate::progress::Bar;
 use crate::spec_file::SpecFile;
 
 /// Runs a VM command.
@@ -64,12 +64,9 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), Erro
 fn act(client: &Client, output: &Output, names: &[String], action: Action) -> Result<(), Error> {
     let mut vms = Vec::new();
     for name in names {
-        let bar = progress::bytes(*output, name);
-        let result = client.vm_action(name, action, &mut |done, all| {
-            bar.set_length(all);
-            bar.set_position(done);
-        });
-        bar.finish_and_clear();
+        let mut bar = Bar::new(*output, name);
+        let result = client.vm_action(name, action, &mut |done, all| bar.update(done, all));
+        drop(bar);
         let vm = result?;
         output.done(&format!("{name}: {}", vm.status.state.name()))?;
         vms.push(vm);

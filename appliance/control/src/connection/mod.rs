@@ -178,14 +178,11 @@ impl Connection {
     /// Says that the peer will send nothing more.
     pub fn eof(&mut self, backend: &dyn Backend) {
         match self.state {
-            State::Head | State::Body(_) | State::Console { .. } => self.finish(backend),
             // A client may close its side once it has asked, and still read the answer.
             State::Waiting(_) | State::Stream(_) => {}
-            State::Finish | State::Closed => {
-                if self.out.pending().is_empty() {
-                    self.state = State::Closed;
-                }
-            }
+            _ if self.out.pending().is_empty() => self.state = State::Closed,
+            State::Head | State::Body(_) | State::Console { .. } => self.finish(backend),
+            State::Finish | State::Closed => {}
         }
     }
 
@@ -253,7 +250,11 @@ impl Connection {
             self.state = State::Closed;
             return;
         }
-        let begun = self.scanner.has_begun() || matches!(self.state, State::Body(_));
+        let begun = match self.state {
+            State::Head => self.scanner.has_begun(),
+            State::Body(_) => true,
+            _ => false,
+        };
         if begun {
             let problem = Problem::new(
                 Code::RequestTimeout,

@@ -20,7 +20,7 @@ use crate::body;
 use crate::clock::SECOND_NS;
 use crate::cpu;
 use crate::http::head::{BodyLength, Head, Method};
-use crate::http::reply::{Reply, TEXT};
+use crate::http::reply::{JSON, Reply, TEXT};
 use crate::operations::OperationId;
 use crate::route::Route;
 
@@ -239,6 +239,7 @@ impl Server {
         let reply = match route {
             Route::Healthz | Route::Readyz => Reply::text(TEXT, "ok\n"),
             Route::Metrics => self.metrics(backend),
+            Route::OpenApi => Reply::text(JSON, api::OPENAPI_JSON),
             Route::Info => Reply::json(200, &self.info(backend)),
             Route::Images => self.image_list(),
             Route::Image(name) => match method {

@@ -95,7 +95,13 @@ impl Server {
         if self.power.is_some() {
             self.stop_all(backend);
         }
-        let names: Vec<String> = self.vms.keys().cloned().collect();
+        let busy = |vm: &VmRecord| !matches!(vm.phase, Phase::Idle(_));
+        let names: Vec<String> = self
+            .vms
+            .iter()
+            .filter(|(_, vm)| busy(vm))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
             self.poll_vm(backend, &name);
         }

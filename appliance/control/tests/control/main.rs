@@ -5,5 +5,9 @@
     reason = "a test that is wrong may panic"
 )]
 
+mod framing;
+mod life;
 mod requests;
+mod streams;
 mod support;
+mod uploads;

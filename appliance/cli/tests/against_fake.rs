@@ -1,0 +1,366 @@
+//! `skete`, the program, against the real control server over a fake machine.
+
+#[path = "../../control/examples/fake_appliance/serve.rs"]
+mod serve;
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+const TOKEN: &str = "skete_cli_test";
+
+/// An appliance on a port of its own; it ends when it is told to shut down.
+struct Appliance {
+    url: String,
+    server: Option<thread::JoinHandle<()>>,
+    dir: PathBuf,
+}
+
+impl Appliance {
+    fn new(name: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let server = thread::spawn(move || {
+            serve::serve(&listener, TOKEN).expect("the appliance serves");
+        });
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        Self {
+            url,
+            server: Some(server),
+            dir,
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skete"));
+        command
+            .args(args)
+            .env("SKETE_URL", &self.url)
+            .env("SKETE_TOKEN", TOKEN)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("skete runs")
+    }
+
+    /// Runs a command that has to succeed; returns what it printed.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs a command that has to fail with `code`; returns what it complained.
+    fn fails(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{args:?}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+        serde_json::from_str(&self.ok(&args)).expect("JSON")
+    }
+
+    fn file(&self, name: &str, data: &[u8]) -> String {
+        std::fs::write(self.dir.join(name), data).expect("a file");
+        name.into()
+    }
+
+    fn vm(&self, name: &str) {
+        let file = self.file("program.bin", b"a flat program");
+        self.ok(&["image", "push", &file, "--name", "flat"]);
+        self.ok(&["vm", "create", name, "--flat", "flat", "--memory", "64MiB"]);
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        // Already shut down, in one of the tests.
+        let _ = self.run(&["shutdown"]);
+        if let Some(server) = self.server.take() {
+            let ended = server.join();
+            assert!(ended.is_ok() || thread::panicking());
+        }
+    }
+}
+
+#[test]
+fn a_vm_lives_from_upload_to_deletion() {
+    let skete = Appliance::new("life");
+    let mut kernel = vec![0u8; 300_000];
+    kernel[56..60].copy_from_slice(b"ARM\x64");
+    let kernel = skete.file("vmlinuz", &kernel);
+    let initrd = skete.file("initrd.img", b"whatever");
+    let pushed = skete.ok(&["image", "push", &kernel, "--name", "linux"]);
+    assert!(
+        pushed.starts_with("linux: kernel of 292.9 KiB, sha256 "),
+        "{pushed}"
+    );
+    skete.ok(&["image", "push", &initrd, "--name", "initrd"]);
+    assert_eq!(skete.ok(&["image", "ls", "-q"]), "initrd\nlinux\n");
+    let created = skete.json(&[
+        "vm",
+        "create",
+        "web",
+        "--kernel",
+        "linux",
+        "--initrd",
+        "initrd",
+        "--cmdline",
+        "console=ttyAMA0 quiet",
+        "--cpus",
+        "2",
+        "--memory",
+        "512MiB",
+    ]);
+    assert_eq!(created["spec"]["memory_bytes"], 536_870_912);
+    assert_eq!(created["spec"]["boot"]["cmdline"], "console=ttyAMA0 quiet");
+    assert_eq!(skete.ok(&["vm", "start", "web"]), "web: running\n");
+    assert_eq!(
+        skete.ok(&["vm", "start", "web"]),
+        "web: running\n",
+        "again is no error"
+    );
+    let list = skete.ok(&["ls"]);
+    assert!(
+        list.lines()
+            .any(|line| line.starts_with("web") && line.contains("running")),
+        "{list}"
+    );
+    assert_eq!(skete.json(&["vm", "show", "web"])["status"]["starts"], 1);
+    assert!(
+        skete
+            .ok(&["vm", "show", "web"])
+            .contains("state      running (requested)")
+    );
+    skete.fails(4, &["image", "rm", "linux"]);
+    skete.fails(4, &["vm", "rm", "web"]);
+    assert_eq!(
+        skete.ok(&["vm", "stop", "web", "--force"]),
+        "web: stopped\n"
+    );
+    assert_eq!(skete.ok(&["vm", "rm", "web"]), "web: deleted\n");
+    skete.ok(&["image", "rm", "linux", "initrd"]);
+    assert_eq!(skete.ok(&["image", "ls", "--json"]).trim(), "[]");
+    let events = skete.ok(&["events", "--no-follow"]);
+    assert_eq!(events.lines().count(), 10, "{events}");
+}
+
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    let skete = Appliance::new("codes");
+    skete.vm("a");
+    let missing = skete.fails(3, &["vm", "show", "nobody"]);
+    assert_eq!(
+        missing,
+        "error: no VM is named 'nobody'\nhint: GET /v1/vms lists the VMs there are\n"
+    );
+    skete.fails(3, &["console", "nobody"]);
+    skete.fails(3, &["image", "rm", "nothing"]);
+    skete.fails(
+        4,
+        &["vm", "create", "a", "--flat", "flat", "--memory", "128MiB"],
+    );
+    skete.fails(4, &["vm", "reset", "a"]);
+    skete.fails(5, &["--token", "wrong", "host"]);
+    skete.fails(5, &["--token", "wrong", "console", "a"]);
+    skete.fails(5, &["--token", "", "ls"]);
+    let unreachable = skete.fails(6, &["--url", "http://127.0.0.1:1", "host"]);
+    assert!(unreachable.contains("--url"), "{unreachable}");
+    skete.fails(6, &["--url", "http://127.0.0.1:1", "console", "a"]);
+    for url in [
+        "127.0.0.1:8080",
+        "https://127.0.0.1",
+        "ftp://x",
+        "http://",
+        "",
+        "http://a b",
+    ] {
+        let usage = skete.fails(2, &["--url", url, "host"]);
+        assert!(usage.contains("--url"), "{usage}");
+    }
+    let usage = skete.fails(2, &["vm", "create", "b"]);
+    assert!(usage.contains("--kernel"), "{usage}");
+    let usage = skete.fails(
+        2,
+        &[
+            "image",
+            "push",
+            "program.bin",
+            "--name",
+            "x",
+            "--kind",
+            "iso",
+        ],
+    );
+    assert!(usage.contains("--kind"), "{usage}");
+    let usage = skete.fails(2, &["vm", "create", "b", "--flat", "flat", "--cpus", "99"]);
+    assert!(usage.contains("--cpus"), "{usage}");
+    skete.fails(1, &["image", "push", "no-such-file", "--name", "x"]);
+    let memory = skete.fails(
+        1,
+        &["vm", "create", "b", "--flat", "flat", "--memory", "5GiB"],
+    );
+    assert!(
+        memory.contains("5368709120") && memory.contains("4294967296"),
+        "{memory}"
+    );
+    let kind = skete.file("mystery", b"?");
+    let usage = skete.fails(2, &["image", "push", &kind, "--name", "x"]);
+    assert!(usage.contains("--kind"), "{usage}");
+    let bad = skete.fails(
+        1,
+        &["image", "push", &kind, "--name", "x", "--kind", "kernel"],
+    );
+    assert!(bad.contains("not an arm64 Linux Image"), "{bad}");
+    skete.ok(&["image", "push", &kind, "--name", "x", "--kind", "flat"]);
+}
+
+#[test]
+fn a_console_works_through_pipes() {
+    let skete = Appliance::new("console");
+    skete.vm("a");
+    skete.ok(&["vm", "start", "a"]);
+    let mut console = skete
+        .command(&["console", "a"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("skete runs");
+    let mut stdin = console.stdin.take().expect("a pipe");
+    stdin.write_all(b"hello\n").expect("it takes input");
+    drop(stdin);
+    let output = console.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.starts_with("Fake guest 'a', 1 vCPUs.\r\n# hello\n"),
+        "{text}"
+    );
+    assert_eq!(skete.ok(&["console", "a", "--log"]), text);
+    let mut typed = skete
+        .command(&["console", "a"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    typed
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(b"poweroff\n")
+        .expect("it takes input");
+    assert!(typed.wait().expect("it ends").success());
+    assert_eq!(
+        skete.json(&["vm", "show", "a"])["status"]["reason"],
+        "guest_poweroff"
+    );
+}
+
+#[test]
+fn a_vm_is_defined_by_a_file_and_the_command_line_comes_before_it() {
+    let skete = Appliance::new("file");
+    skete.vm("a");
+    let file = skete.file(
+        "web.toml",
+        b"name = \"web\"\ncpus = 2\nmemory = \"128MiB\"\n[boot]\nflat = \"image:flat\"\n",
+    );
+    let vm = skete.json(&["vm", "create", "-f", &file]);
+    assert_eq!(
+        (&vm["name"], &vm["spec"]["cpus"]),
+        (&"web".into(), &2.into())
+    );
+    assert_eq!(vm["spec"]["memory_bytes"], 134_217_728);
+    assert_eq!(vm["spec"]["boot"]["flat"], "flat");
+    let vm = skete.json(&["vm", "create", "two", "-f", &file, "--cpus", "3"]);
+    assert_eq!(
+        (&vm["name"], &vm["spec"]["cpus"]),
+        (&"two".into(), &3.into())
+    );
+    let bad = skete.file("bad.toml", b"cpus = 2\nmemroy = \"128MiB\"\n");
+    let why = skete.fails(1, &["vm", "create", "x", "-f", &bad]);
+    assert!(why.contains("bad.toml") && why.contains("memroy"), "{why}");
+    let bad = skete.file("bad2.toml", b"memory = \"much\"\n");
+    let why = skete.fails(1, &["vm", "create", "x", "-f", &bad]);
+    assert!(why.contains("'much' is not a size"), "{why}");
+    skete.fails(1, &["vm", "create", "x", "-f", "none.toml"]);
+}
+
+#[test]
+fn a_broken_upload_is_gone_on_with() {
+    let skete = Appliance::new("resume");
+    let data: Vec<u8> = (0..2_000_000u32)
+        .map(|n| n.to_le_bytes()[usize::from(n % 7 == 0)])
+        .collect();
+    let file = skete.file("big.bin", &data);
+    // A connection that dies in the middle of its upload, as an earlier call may have left it.
+    let address = skete.url.strip_prefix("http://").expect("a URL").to_owned();
+    let mut broken = std::net::TcpStream::connect(&address).expect("it connects");
+    let spec = format!("{{\"kind\":\"flat\",\"size_bytes\":{}}}", data.len());
+    let head = |method: &str, path: &str, length: usize| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+    };
+    broken
+        .write_all(head("PUT", "/v1/images/big", spec.len()).as_bytes())
+        .expect("sent");
+    broken.write_all(spec.as_bytes()).expect("sent");
+    broken
+        .write_all(head("PUT", "/v1/images/big/data", data.len()).as_bytes())
+        .expect("sent");
+    broken.write_all(&data[..700_000]).expect("sent");
+    for _ in 0..200 {
+        let images = skete.json(&["image", "ls"]);
+        if images[0]["received_bytes"] == 700_000 {
+            break;
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+    drop(broken);
+    assert_eq!(skete.json(&["image", "ls"])[0]["received_bytes"], 700_000);
+    let pushed = skete.json(&["image", "push", &file, "--name", "big"]);
+    assert_eq!(
+        (&pushed["state"], &pushed["received_bytes"]),
+        (&"ready".into(), &2_000_000.into())
+    );
+    let client = skete_client::Client::new(&skete.url, TOKEN).expect("a client");
+    let metrics = client.metrics().expect("metrics");
+    let line = "skete_api_requests_total{route=\"/v1/images/{name}/data\",code=\"200\"} 2";
+    assert!(metrics.contains(line), "one HEAD and one PATCH:\n{metrics}");
+    // The same file again is not sent again.
+    skete.ok(&["image", "push", &file, "--name", "big"]);
+    let other = skete.file("other.bin", b"something else");
+    skete.fails(4, &["image", "push", &other, "--name", "big"]);
+}
+
+#[test]
+fn completions_are_scripts() {
+    let skete = Appliance::new("completions");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = skete.ok(&["completions", shell]);
+        assert!(
+            script.contains("skete") && script.contains("console"),
+            "{shell}"
+        );
+    }
+}
+
+#[test]
+fn shutdown_ends_the_appliance() {
+    let mut skete = Appliance::new("shutdown");
+    skete.vm("a");
+    skete.ok(&["vm", "start", "a"]);
+    assert_eq!(skete.ok(&["shutdown"]), "shutting down\n");
+    let ended = skete.server.take().expect("it ran").join();
+    assert!(ended.is_ok());
+    skete.fails(6, &["host"]);
+}

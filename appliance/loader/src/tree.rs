@@ -1,0 +1,165 @@
+//! The device tree that a guest finds: QEMU `virt`, as far as core models it.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use guest_abi::map::{
+    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, RAM_BASE, RTC_BASE, UART_BASE, UART_BYTES,
+    UART_INTID,
+};
+use vm_fdt::{Error, FdtWriter};
+
+const GIC_PHANDLE: u32 = 1;
+const CLOCK_PHANDLE: u32 = 2;
+/// Rate of the PL011's clock, as on QEMU `virt`.
+const CLOCK_HZ: u32 = 24_000_000;
+/// First cell of an interrupt specifier (`arm,gic-v3.yaml`).
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+/// Third cell: level, active high.
+const LEVEL_HIGH: u32 = 4;
+/// First INTID of the shared peripheral interrupts, which specifiers count from 0.
+const FIRST_SPI: u32 = 32;
+/// SPI of the RTC on QEMU `virt`.
+const RTC_SPI: u32 = 2;
+const RTC_BYTES: u64 = 0x1000;
+
+/// What a guest's device tree depends on.
+#[derive(Clone, Debug)]
+pub struct Tree<'a> {
+    /// Bytes of RAM.
+    pub ram_bytes: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Command line; no NUL.
+    pub cmdline: &'a str,
+    /// Address and bytes of the initrd, if any.
+    pub initrd: Option<(u64, u64)>,
+    /// Randomness for the guest: the seeds of its address layout and of its generator.
+    pub seed: [u8; 40],
+}
+
+impl Tree<'_> {
+    /// Writes the device tree, in the flattened format of version 17.
+    ///
+    /// # Errors
+    /// Those of the writer: a NUL in the command line, for one.
+    pub fn write(&self) -> Result<Vec<u8>, Error> {
+        let mut fdt = FdtWriter::new()?;
+        let root = fdt.begin_node("")?;
+        fdt.property_string("compatible", "linux,dummy-virt")?;
+        fdt.property_string("model", "skete,virt")?;
+        fdt.property_u32("#address-cells", 2)?;
+        fdt.property_u32("#size-cells", 2)?;
+        fdt.property_u32("interrupt-parent", GIC_PHANDLE)?;
+
+        self.chosen(&mut fdt)?;
+        let memory = fdt.begin_node(&format!("memory@{RAM_BASE:x}"))?;
+        fdt.property_string("device_type", "memory")?;
+        fdt.property_array_u64("reg", &[RAM_BASE, self.ram_bytes])?;
+        fdt.end_node(memory)?;
+        self.cpus(&mut fdt)?;
+        psci(&mut fdt)?;
+        self.gic(&mut fdt)?;
+        timer(&mut fdt)?;
+        devices(&mut fdt)?;
+
+        fdt.end_node(root)?;
+        fdt.finish()
+    }
+
+    fn chosen(&self, fdt: &mut FdtWriter) -> Result<(), Error> {
+        let node = fdt.begin_node("chosen")?;
+        fdt.property_string("bootargs", self.cmdline)?;
+        fdt.property_string("stdout-path", &format!("/pl011@{UART_BASE:x}"))?;
+        if let Some((at, bytes)) = self.initrd {
+            fdt.property_u64("linux,initrd-start", at)?;
+            fdt.property_u64("linux,initrd-end", at.saturating_add(bytes))?;
+        }
+        let (kaslr, rng) = self.seed.split_at(8);
+        fdt.property("kaslr-seed", kaslr)?;
+        fdt.property("rng-seed", rng)?;
+        fdt.end_node(node)
+    }
+
+    fn cpus(&self, fdt: &mut FdtWriter) -> Result<(), Error> {
+        let node = fdt.begin_node("cpus")?;
+        fdt.property_u32("#address-cells", 1)?;
+        fdt.property_u32("#size-cells", 0)?;
+        for cpu in 0..self.cpus {
+            let node = fdt.begin_node(&format!("cpu@{cpu:x}"))?;
+            fdt.property_string("device_type", "cpu")?;
+            fdt.property_string("compatible", "arm,armv8")?;
+            // MPIDR_EL1: vCPU n has affinity 0.0.0.n.
+            fdt.property_u32("reg", cpu)?;
+            fdt.property_string("enable-method", "psci")?;
+            fdt.end_node(node)?;
+        }
+        fdt.end_node(node)
+    }
+
+    fn gic(&self, fdt: &mut FdtWriter) -> Result<(), Error> {
+        let node = fdt.begin_node(&format!("intc@{GICD_BASE:x}"))?;
+        fdt.property_string("compatible", "arm,gic-v3")?;
+        fdt.property_null("interrupt-controller")?;
+        fdt.property_u32("#interrupt-cells", 3)?;
+        fdt.property_u32("#address-cells", 2)?;
+        fdt.property_u32("#size-cells", 2)?;
+        fdt.property_null("ranges")?;
+        let redistributors = GICR_STRIDE.saturating_mul(u64::from(self.cpus));
+        fdt.property_array_u64("reg", &[GICD_BASE, GICD_BYTES, GICR_BASE, redistributors])?;
+        fdt.property_phandle(GIC_PHANDLE)?;
+        fdt.end_node(node)
+    }
+}
+
+fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("psci")?;
+    let compatible = ["arm,psci-1.0", "arm,psci-0.2"].map(Into::into);
+    fdt.property_string_list("compatible", compatible.into())?;
+    fdt.property_string("method", "hvc")?;
+    fdt.end_node(node)
+}
+
+fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("timer")?;
+    fdt.property_string("compatible", "arm,armv8-timer")?;
+    // Secure and non-secure physical, virtual, hypervisor (`arm,arch_timer.yaml`).
+    let interrupts: Vec<u32> = [13, 14, 11, 10]
+        .into_iter()
+        .flat_map(|ppi| [PPI, ppi, LEVEL_HIGH])
+        .collect();
+    fdt.property_array_u32("interrupts", &interrupts)?;
+    fdt.property_null("always-on")?;
+    fdt.end_node(node)
+}
+
+fn devices(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let clock = fdt.begin_node("apb-pclk")?;
+    fdt.property_string("compatible", "fixed-clock")?;
+    fdt.property_u32("#clock-cells", 0)?;
+    fdt.property_u32("clock-frequency", CLOCK_HZ)?;
+    fdt.property_string("clock-output-names", "clk24mhz")?;
+    fdt.property_phandle(CLOCK_PHANDLE)?;
+    fdt.end_node(clock)?;
+
+    let uart = fdt.begin_node(&format!("pl011@{UART_BASE:x}"))?;
+    let compatible = ["arm,pl011", "arm,primecell"].map(Into::into);
+    fdt.property_string_list("compatible", compatible.into())?;
+    fdt.property_array_u64("reg", &[UART_BASE, UART_BYTES])?;
+    let spi = UART_INTID.saturating_sub(FIRST_SPI);
+    fdt.property_array_u32("interrupts", &[SPI, spi, LEVEL_HIGH])?;
+    fdt.property_array_u32("clocks", &[CLOCK_PHANDLE, CLOCK_PHANDLE])?;
+    let names = ["uartclk", "apb_pclk"].map(Into::into);
+    fdt.property_string_list("clock-names", names.into())?;
+    fdt.end_node(uart)?;
+
+    let rtc = fdt.begin_node(&format!("pl031@{RTC_BASE:x}"))?;
+    let compatible = ["arm,pl031", "arm,primecell"].map(Into::into);
+    fdt.property_string_list("compatible", compatible.into())?;
+    fdt.property_array_u64("reg", &[RTC_BASE, RTC_BYTES])?;
+    fdt.property_array_u32("interrupts", &[SPI, RTC_SPI, LEVEL_HIGH])?;
+    fdt.property_u32("clocks", CLOCK_PHANDLE)?;
+    fdt.property_string("clock-names", "apb_pclk")?;
+    fdt.end_node(rtc)
+}

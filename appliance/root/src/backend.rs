@@ -1,0 +1,177 @@
+//! What the control server asks of the machine, done by core calls.
+
+mod console;
+mod run;
+mod store;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use control::backend::{
+    Backend, BackendError, HostFacts, ImageId, PowerAction, RunCounters, RunId, RunPlan, RunState,
+};
+use guest_abi::core_call::{CoreCall, HostInfo, Status};
+use rand_chacha::ChaCha20Rng;
+
+use crate::frames::Scratch;
+use crate::{boot, calls, clock};
+use run::Run;
+use store::Store;
+
+/// The machine, as the control server sees it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    store: Store,
+    runs: BTreeMap<RunId, Run>,
+    scratch: Scratch,
+    rng: ChaCha20Rng,
+}
+
+impl Machine {
+    /// Takes the machine over. Needs a page of core's.
+    pub(crate) fn new(rng: ChaCha20Rng) -> Result<Self, Status> {
+        Ok(Self {
+            store: Store::default(),
+            runs: BTreeMap::new(),
+            scratch: Scratch::new()?,
+            rng,
+        })
+    }
+
+    /// Returns whether a guest is being loaded, so that there is work without any event.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.runs.values().any(Run::is_loading)
+    }
+
+    fn host_info(&self) -> HostInfo {
+        self.scratch
+            .ask(CoreCall::HostInfo, None)
+            .unwrap_or_default()
+    }
+
+    /// Puts a refusal of core's into words.
+    fn refusal(&self, status: Status, needed_bytes: u64) -> BackendError {
+        let info = self.host_info();
+        match status {
+            Status::Exhausted if info.vms >= info.vms_max => BackendError::NoSlots,
+            Status::Exhausted => BackendError::NoMemory {
+                needed_bytes,
+                free_bytes: info.free_bytes,
+            },
+            other => BackendError::Other(alloc::format!("core refused: {other:?}")),
+        }
+    }
+}
+
+impl Backend for Machine {
+    fn now_ns(&self) -> u64 {
+        clock::uptime_ns()
+    }
+
+    fn unix_ns(&self) -> Option<u64> {
+        clock::unix_ns()
+    }
+
+    fn host(&self) -> HostFacts {
+        let info = self.host_info();
+        HostFacts {
+            ram_bytes: info.ram_bytes,
+            free_bytes: info.free_bytes,
+            core_bytes: info.core_bytes,
+            root_bytes: info.root_bytes,
+            granted_bytes: info.granted_bytes,
+            cores: boot::root_boot().cores,
+            midr: boot::root_boot().midr,
+            vms: info.vms,
+            vms_max: info.vms_max,
+        }
+    }
+
+    fn image_begin(&mut self, id: ImageId, bytes: u64) -> Result<(), BackendError> {
+        self.store
+            .begin(id, bytes)
+            .map_err(|status| self.refusal(status, bytes))
+    }
+
+    fn image_append(&mut self, id: ImageId, chunk: &[u8]) -> Result<usize, BackendError> {
+        self.store.append(id, chunk).ok_or(BackendError::Unknown)
+    }
+
+    fn image_commit(&mut self, id: ImageId, _: &[u8; 32]) -> Result<(), BackendError> {
+        self.store.commit(id).ok_or(BackendError::Unknown)
+    }
+
+    fn image_delete(&mut self, id: ImageId) {
+        self.store.delete(id);
+    }
+
+    fn vm_start(&mut self, id: RunId, plan: &RunPlan) -> Result<(), BackendError> {
+        let run = Run::begin(plan, &self.store, &self.scratch, &mut self.rng)
+            .map_err(|error| self.run_refusal(error, plan))?;
+        self.runs.insert(id, run);
+        Ok(())
+    }
+
+    fn vm_poll(&mut self, id: RunId) -> RunState {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return RunState::Failed(BackendError::Unknown);
+        };
+        match run.advance(&self.store) {
+            Ok(()) => run.state(&self.scratch),
+            Err(error) => {
+                let plan = run.plan().clone();
+                let error = self.run_refusal(error, &plan);
+                if let Some(run) = self.runs.get_mut(&id) {
+                    run.fail(error.clone());
+                }
+                RunState::Failed(error)
+            }
+        }
+    }
+
+    fn vm_stop(&mut self, id: RunId) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.stop();
+        }
+    }
+
+    fn vm_release(&mut self, id: RunId) -> bool {
+        let released = self.runs.get_mut(&id).is_none_or(Run::release);
+        if released {
+            self.runs.remove(&id);
+        }
+        released
+    }
+
+    fn vm_counters(&self, id: RunId) -> RunCounters {
+        self.runs
+            .get(&id)
+            .map(|run| run.counters(&self.scratch))
+            .unwrap_or_default()
+    }
+
+    fn console_read(&mut self, id: RunId, out: &mut [u8]) -> usize {
+        self.runs.get(&id).map_or(0, |run| run.console_read(out))
+    }
+
+    fn console_write(&mut self, id: RunId, input: &[u8]) -> usize {
+        self.runs.get(&id).map_or(0, |run| run.console_write(input))
+    }
+
+    fn power(&mut self, action: PowerAction) {
+        calls::system_power(matches!(action, PowerAction::Shutdown));
+    }
+}
+
+impl Machine {
+    fn run_refusal(&self, error: run::RunError, plan: &RunPlan) -> BackendError {
+        match error {
+            run::RunError::Core(status) => self.refusal(status, plan.memory_bytes),
+            run::RunError::Image(image, why) => BackendError::BadImage { image, why },
+            run::RunError::NoImage => BackendError::Unknown,
+            run::RunError::Tree => {
+                BackendError::Other(String::from("the device tree cannot be written"))
+            }
+        }
+    }
+}

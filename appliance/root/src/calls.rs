@@ -1,0 +1,56 @@
+//! Core calls (guest-abi, `core_call`).
+
+#![expect(unsafe_code, reason = "HVC")]
+
+use core::arch::asm;
+
+use guest_abi::core_call::{CoreCall, Status};
+
+/// Makes a core call with up to four arguments, and returns what x1 and x2 hold then.
+///
+/// # Errors
+/// The status, if it is not [`Status::Ok`]; a number that is no status counts as
+/// [`Status::NotSupported`].
+pub(crate) fn call(call: CoreCall, arguments: [u64; 4]) -> Result<[u64; 2], Status> {
+    let [a1, a2, a3, a4] = arguments;
+    let (status, r1, r2): (u64, u64, u64);
+    // SAFETY: core reads and writes only memory that the arguments name, which core checks
+    // to be granted to root; every caller names memory that it owns. Not `nomem`, for that
+    // memory is read and written. SMCCC 1.4, 2.6: x0 to x17 may change.
+    unsafe {
+        asm!(
+            "hvc #0",
+            inlateout("x0") u64::from(call as u32) => status,
+            inlateout("x1") a1 => r1,
+            inlateout("x2") a2 => r2,
+            inlateout("x3") a3 => _,
+            inlateout("x4") a4 => _,
+            lateout("x5") _, lateout("x6") _, lateout("x7") _, lateout("x8") _,
+            lateout("x9") _, lateout("x10") _, lateout("x11") _, lateout("x12") _,
+            lateout("x13") _, lateout("x14") _, lateout("x15") _, lateout("x16") _,
+            lateout("x17") _,
+            options(nostack),
+        )
+    }
+    match Status::from_x0(status) {
+        Some(Status::Ok) => Ok([r1, r2]),
+        Some(status) => Err(status),
+        None => Err(Status::NotSupported),
+    }
+}
+
+/// Switches the machine off, or restarts it, by PSCI. Returns only if core refuses.
+pub(crate) fn system_power(off: bool) {
+    const SYSTEM_OFF: u64 = 0x8400_0008;
+    const SYSTEM_RESET: u64 = 0x8400_0009;
+    let call = if off { SYSTEM_OFF } else { SYSTEM_RESET };
+    // SAFETY: takes no memory; either nothing runs afterwards or nothing has changed.
+    unsafe {
+        asm!(
+            "hvc #0",
+            inlateout("x0") call => _,
+            clobber_abi("C"),
+            options(nostack),
+        )
+    }
+}

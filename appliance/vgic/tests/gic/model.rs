@@ -1,0 +1,621 @@
+//! The controller against the oracle: random guests, devices and schedules.
+
+use std::panic::catch_unwind;
+
+use crate::machine::Machine;
+use crate::spec::Spec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+/// Hardware-backed interrupts of vCPU n: both timers, and for vCPU 0 two SPIs.
+const HARDWARE_PPIS: [u32; 2] = [27, 30];
+const HARDWARE_SPIS: [u32; 2] = [40, 200];
+/// Few, so that operations meet; the edges of every bank; and some that do not exist.
+const IDS: [u32; 24] = [
+    0, 1, 15, 16, 20, 27, 30, 31, 32, 33, 40, 63, 64, 95, 128, 200, 254, 255, 256, 1019, 1020,
+    1021, 1022, 1023,
+];
+
+/// One guest's life.
+#[derive(Clone, Debug)]
+struct Ops(Vec<Op>);
+
+#[derive(Clone, Debug)]
+enum Op {
+    DistRead(u64, u64),
+    DistWrite(u64, u64, u64),
+    RedistRead(usize, u64, u64),
+    RedistWrite(usize, u64, u64, u64),
+    /// One bit of a register array, at the right place for an INTID.
+    Bit(usize, u64, u32),
+    Priority(usize, u32, u8),
+    Route(u32, u64),
+    Message(u64, u32),
+    Sgi(usize, u64, bool),
+    Wire(usize, u32, bool),
+    Pulse(usize, u32),
+    Acknowledge(usize, bool),
+    End(usize),
+    Dir(usize, u32),
+    PriorityMask(usize, u8),
+    Groups(usize, u64),
+    SplitEoi(usize, bool),
+    Park(usize),
+    Unpark(usize),
+    Touch(usize),
+}
+
+fn id() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        30 => prop::sample::select(&IDS[..18]),
+        2 => prop::sample::select(&IDS[..]),
+        1 => 0u32..1024,
+    ]
+}
+
+fn size() -> impl Strategy<Value = u64> {
+    prop::sample::select(&[1u64, 2, 4, 4, 4, 4, 8][..])
+}
+
+fn word() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => any::<u64>(),
+        1 => Just(0),
+        1 => Just(u64::MAX),
+        3 => (0u32..64).prop_map(|n| 1 << n),
+    ]
+}
+
+/// Offsets of a 64 KiB frame: everywhere, but mostly in and at the edges of arrays.
+fn offset() -> impl Strategy<Value = u64> {
+    const BASES: [u64; 28] = [
+        0, 0x4, 0x8, 0xc, 0x10, 0x14, 0x40, 0x48, 0x50, 0x80, 0x100, 0x180, 0x200, 0x280, 0x300,
+        0x380, 0x400, 0x420, 0x500, 0x7f8, 0x800, 0xc00, 0xd00, 0xe00, 0x6100, 0x67f8, 0xffd0,
+        0xfffc,
+    ];
+    let near = |unit: u64| {
+        (prop::sample::select(&BASES[..]), 0u64..36).prop_map(move |(base, n)| base + n * unit)
+    };
+    prop_oneof![
+        8 => near(4),
+        1 => near(1),
+        1 => near(32),
+        1 => near(4).prop_map(|o| o.wrapping_sub(4)),
+        1 => 0u64..0x2_0010,
+        1 => any::<u64>(),
+    ]
+}
+
+/// Most writes go to what exists.
+const ARRAYS: [u64; 12] = [
+    0x80, 0x100, 0x100, 0x100, 0x180, 0x200, 0x200, 0x280, 0x300, 0x380, 0x380, 0x100,
+];
+
+fn op(vcpus: usize) -> impl Strategy<Value = Op> {
+    let v = move || 0..vcpus;
+    let target = move || {
+        prop_oneof![
+            6 => (0..vcpus as u64).boxed(),
+            1 => Just(0x8000_0000).boxed(),
+            1 => word().boxed(),
+        ]
+    };
+    let sgi_value = prop_oneof![
+        6 => (0u64..16, 0u64..256).prop_map(|(id, list)| id << 24 | list),
+        1 => (0u64..16).prop_map(|id| id << 24 | 1 << 40 | 0xffff),
+        1 => any::<u64>(),
+        1 => (0u64..16, 0u64..56).prop_map(|(id, n)| id << 24 | 0xff | 1 << n),
+    ];
+    let rare = prop_oneof![
+        4 => (offset(), size()).prop_map(|(o, s)| Op::DistRead(o, s)),
+        2 => (offset(), size(), word()).prop_map(|(o, s, w)| Op::DistWrite(o, s, w)),
+        4 => (v(), offset(), any::<bool>(), size())
+            .prop_map(|(v, o, sgi, s)| Op::RedistRead(v, if sgi { o | 0x1_0000 } else { o }, s)),
+        2 => (v(), offset(), any::<bool>(), size(), word())
+            .prop_map(|(v, o, sgi, s, w)| {
+                Op::RedistWrite(v, if sgi { o | 0x1_0000 } else { o }, s, w)
+            }),
+        1 => (id(), target()).prop_map(|(i, t)| Op::Route(i, t)),
+        1 => (prop::sample::select(&[0x40u64, 0x48][..]), id()).prop_map(|(o, i)| Op::Message(o, i)),
+        1 => (v(), prop_oneof![Just(0xf8u8), Just(0xff), any::<u8>()])
+            .prop_map(|(v, p)| Op::PriorityMask(v, p)),
+        1 => (v(), prop_oneof![3 => Just(3u64), 1 => 0u64..4]).prop_map(|(v, g)| Op::Groups(v, g)),
+        1 => (v(), any::<bool>()).prop_map(|(v, b)| Op::SplitEoi(v, b)),
+        2 => v().prop_map(Op::Park),
+        3 => v().prop_map(Op::Unpark),
+        2 => v().prop_map(Op::Touch),
+    ];
+    let common = prop_oneof![
+        4 => (v(), prop::sample::select(&ARRAYS[..]), id()).prop_map(|(v, a, i)| Op::Bit(v, a, i)),
+        2 => (v(), id(), any::<u8>()).prop_map(|(v, i, p)| Op::Priority(v, i, p)),
+        2 => (v(), sgi_value, any::<bool>()).prop_map(|(v, w, b)| Op::Sgi(v, w, b)),
+        6 => (v(), id(), any::<bool>()).prop_map(|(v, i, b)| Op::Wire(v, i, b)),
+        2 => (v(), id()).prop_map(|(v, i)| Op::Pulse(v, i)),
+        9 => (v(), prop::sample::select(&[true, true, true, false][..]))
+            .prop_map(|(v, g)| Op::Acknowledge(v, g)),
+        6 => v().prop_map(Op::End),
+        2 => (v(), id()).prop_map(|(v, i)| Op::Dir(v, i)),
+    ];
+    prop_oneof![2 => common, 1 => rare]
+}
+
+/// Both sides of the comparison.
+struct Pair {
+    machine: Machine,
+    spec: Spec,
+}
+
+impl Pair {
+    fn new(vcpus: usize, lrs: u8, open: bool) -> Self {
+        let mut hardware: Vec<(usize, u32)> = HARDWARE_SPIS.map(|id| (0, id)).to_vec();
+        for v in 0..vcpus {
+            hardware.extend(HARDWARE_PPIS.map(|id| (v, id)));
+        }
+        let mut pair = Self {
+            machine: Machine::new(vcpus, lrs, &hardware),
+            spec: Spec::new(vcpus),
+        };
+        for v in 0..vcpus {
+            pair.apply(&Op::Unpark(v));
+        }
+        if open {
+            pair.apply(&Op::DistWrite(0, 4, 0x13));
+            for n in 1..8 {
+                pair.apply(&Op::DistWrite(0x80 + 4 * n, 4, u64::MAX));
+                pair.apply(&Op::DistWrite(0x100 + 4 * n, 4, u64::MAX));
+            }
+            for v in 0..vcpus {
+                pair.apply(&Op::RedistWrite(v, 0x1_0080, 4, 0xffff_fff0));
+                pair.apply(&Op::RedistWrite(v, 0x1_0100, 4, u64::MAX));
+            }
+            // Priorities all over, so that acknowledgements nest.
+            for (n, id) in IDS[..18].iter().enumerate() {
+                for v in 0..vcpus {
+                    pair.apply(&Op::Priority(v, *id, (n as u8 * 5 % 18) << 3));
+                }
+            }
+        }
+        pair
+    }
+
+    /// Whether a guest in its right mind may do this; the rest is UNPREDICTABLE in the
+    /// manual. See `madness` for those.
+    fn is_defined(&mut self, op: &Op) -> bool {
+        let running: Vec<u32> = (0..self.spec.n)
+            .filter(|v| !self.spec.cpu[*v].split_eoi)
+            .flat_map(|v| self.spec.cpu[v].running.iter().map(|(id, _)| *id))
+            .collect();
+        match op {
+            // Changing the priority or active state of what it is handling.
+            Op::Bit(_, 0x380 | 0x300, id) | Op::Priority(_, id, _) => !running.contains(id),
+            Op::DistWrite(o, ..) if (0x300..0x800).contains(o) => running.is_empty(),
+            Op::RedistWrite(_, o, ..) if (0x1_0300..0x1_0800).contains(o) => running.is_empty(),
+            // Changing the trigger of a physical interrupt behind core's back.
+            Op::DistWrite(o, ..) if (0xc00..0xd00).contains(o) => {
+                let ids = (*o as u32 - 0xc00) * 4;
+                !HARDWARE_SPIS.iter().any(|id| (ids..ids + 16).contains(id))
+            }
+            // Switching the EOI mode while handling something.
+            Op::SplitEoi(v, _) => {
+                let active = (0..256).any(|id| self.spec.irq(*v, id).unwrap().active);
+                !active && self.spec.cpu[*v].running.is_empty()
+            }
+            _ => true,
+        }
+    }
+
+    /// Performs an operation and all that core owes for it, and compares what pends.
+    fn apply(&mut self, op: &Op) {
+        if self.is_defined(op) {
+            self.perform(op);
+            self.compare_pending();
+        }
+    }
+
+    /// Performs an operation on both sides.
+    fn perform(&mut self, op: &Op) {
+        let Self { machine, spec } = self;
+        match *op {
+            Op::DistRead(o, s) => assert_eq!(
+                machine.gicd_read(o, s),
+                spec.gicd_read(o, s),
+                "GICD {o:#x} {s}"
+            ),
+            Op::DistWrite(o, s, value) => {
+                machine.gicd_write(o, s, value);
+                spec.gicd_write(o, s, mask(value, s));
+            }
+            Op::RedistRead(v, o, s) => assert_eq!(
+                machine.gicr_read(v, o, s),
+                spec.gicr_read(v, o, s),
+                "GICR{v} {o:#x} {s}"
+            ),
+            Op::RedistWrite(v, o, s, value) => {
+                machine.gicr_write(v, o, s, value);
+                spec.gicr_write(v, o, s, mask(value, s));
+            }
+            Op::Bit(v, array, id) => {
+                let (o, value) = (array + u64::from(id / 32 * 4), 1u64 << (id % 32));
+                if id < 32 {
+                    machine.gicr_write(v, 0x1_0000 + o, 4, value);
+                    spec.gicr_write(v, 0x1_0000 + o, 4, value);
+                } else {
+                    machine.gicd_write(o, 4, value);
+                    spec.gicd_write(o, 4, value);
+                }
+            }
+            Op::Priority(v, id, priority) => {
+                let (o, value) = (0x400 + u64::from(id), u64::from(priority));
+                if id < 32 {
+                    machine.gicr_write(v, 0x1_0000 + o, 1, value);
+                    spec.gicr_write(v, 0x1_0000 + o, 1, value);
+                } else {
+                    machine.gicd_write(o, 1, value);
+                    spec.gicd_write(o, 1, value);
+                }
+            }
+            Op::Route(id, value) => {
+                machine.gicd_write(0x6000 + 8 * u64::from(id), 8, value);
+                spec.gicd_write(0x6000 + 8 * u64::from(id), 8, value);
+            }
+            Op::Message(o, id) => {
+                machine.gicd_write(o, 4, u64::from(id));
+                spec.gicd_write(o, 4, u64::from(id));
+            }
+            Op::Sgi(v, value, any_group) => {
+                let register = if any_group {
+                    vgic::SgiRegister::Group1
+                } else {
+                    vgic::SgiRegister::Group0
+                };
+                let kick = machine.gic.sgi_from(v, register, value);
+                machine.check_kick(kick);
+                spec.sgi(v, value, any_group);
+            }
+            Op::Wire(v, id, high) => {
+                machine.wire(v, id, high);
+                spec.wire(v, id, high);
+            }
+            Op::Pulse(v, id) => {
+                let kick = machine.gic.pulse(v, id);
+                machine.check_kick(kick);
+                spec.pulse(v, id);
+            }
+            Op::Acknowledge(v, group1) => self.acknowledge(v, group1),
+            Op::End(v) => {
+                if machine.cpu[v].running
+                    && let Some((id, _)) = spec.cpu[v].running.last().copied()
+                {
+                    machine.end(v, id);
+                    spec.end(v, id);
+                }
+            }
+            Op::Dir(v, id) => {
+                if machine.cpu[v].running && id < 256 {
+                    machine.deactivate(v, id);
+                    if spec.cpu[v].split_eoi {
+                        spec.deactivate(v, id);
+                    }
+                }
+            }
+            Op::PriorityMask(v, pmr) => {
+                let pmr = pmr & 0xf8;
+                machine.cpu[v].vmcr = machine.cpu[v].vmcr & !(0xff << 24) | u64::from(pmr) << 24;
+                spec.cpu[v].pmr = pmr;
+            }
+            Op::Groups(v, groups) => {
+                machine.cpu[v].vmcr = machine.cpu[v].vmcr & !3 | groups;
+                spec.cpu[v].enable0 = groups & 1 == 1;
+                spec.cpu[v].enable1 = groups >> 1 & 1 == 1;
+            }
+            Op::SplitEoi(v, split) => {
+                machine.cpu[v].vmcr = machine.cpu[v].vmcr & !(1 << 9) | u64::from(split) << 9;
+                spec.cpu[v].split_eoi = split;
+            }
+            Op::Park(v) => machine.park(v),
+            Op::Unpark(v) => machine.unpark(v),
+            Op::Touch(v) => {
+                if machine.cpu[v].running {
+                    machine.fold(v);
+                    machine.fill(v);
+                }
+            }
+        }
+        self.machine.serve();
+    }
+
+    fn acknowledge(&mut self, v: usize, group1: bool) {
+        if !self.machine.cpu[v].running {
+            return;
+        }
+        let legal = self.spec.acknowledgeable(v);
+        let id = self.machine.acknowledge(v, group1);
+        if id == 1023 {
+            // Among equals the interface may have looked at one of the other group.
+            assert!(
+                legal.is_empty() || legal.iter().any(|(.., g1)| *g1 != group1),
+                "lost: {legal:?}"
+            );
+        } else {
+            assert!(
+                legal.iter().any(|(i, _, g1)| *i == id && *g1 == group1),
+                "{id} is not among {legal:?}"
+            );
+            self.spec.acknowledge(v, id);
+        }
+    }
+
+    fn compare_pending(&self) {
+        for (v, cpu) in self.machine.cpu.iter().enumerate() {
+            let deliverable = self.spec.deliverable(v);
+            if !cpu.running {
+                assert_eq!(
+                    self.machine.gic.pending(v),
+                    !deliverable.is_empty(),
+                    "pending {v}"
+                );
+                assert_eq!(self.machine.gic.signals(v, cpu.vmcr), self.spec.signals(v));
+            } else if !deliverable.is_empty() {
+                assert!(
+                    self.machine.gic.pending(v),
+                    "{deliverable:?} not pending {v}"
+                );
+            }
+        }
+    }
+
+    /// Reads every register of every frame. Odd widths and offsets are left to the operations.
+    fn compare_registers(&mut self) {
+        let frame = |ends: &[std::ops::Range<u64>]| -> Vec<u64> {
+            ends.iter().cloned().flat_map(|r| r.step_by(4)).collect()
+        };
+        for o in frame(&[0..0xe00, 0x60f0..0x6810, 0xffc0..0x1_0000]) {
+            let (is, ought) = (self.machine.gicd_read(o, 4), self.spec.gicd_read(o, 4));
+            assert_eq!(is, ought, "GICD {o:#x}");
+        }
+        for v in 0..self.spec.n {
+            for o in frame(&[0..0x120, 0xffc0..0x1_0e00]) {
+                let (is, ought) = (
+                    self.machine.gicr_read(v, o, 4),
+                    self.spec.gicr_read(v, o, 4),
+                );
+                assert_eq!(is, ought, "GICR{v} {o:#x}");
+            }
+        }
+    }
+
+    /// Ends everything, opens everything and handles interrupts until nothing is left: all
+    /// that pends is acknowledged, once, and no physical interrupt stays active.
+    fn drain(&mut self) {
+        let n = self.spec.n;
+        for v in 0..n {
+            self.apply(&Op::Unpark(v));
+            while !self.spec.cpu[v].running.is_empty() {
+                self.apply(&Op::End(v));
+            }
+            for id in 0..256 {
+                self.perform(&Op::Wire(v, id, false));
+                if v == 0 {
+                    self.perform(&Op::Message(0x48, id));
+                    self.perform(&Op::Route(id, 0));
+                }
+            }
+            for word in 0..8 {
+                self.perform(&Op::RedistWrite(v, 0x1_0400 + 4 * word, 4, 0x8080_8080));
+            }
+            self.perform(&Op::RedistWrite(v, 0x1_0380, 4, u64::MAX));
+            self.perform(&Op::RedistWrite(v, 0x1_0100, 4, u64::MAX));
+            self.perform(&Op::PriorityMask(v, 0xf8));
+            self.perform(&Op::Groups(v, 3));
+        }
+        for word in 1..64 {
+            self.perform(&Op::DistWrite(0x400 + 4 * word, 4, 0x8080_8080));
+        }
+        for word in 1..8 {
+            self.perform(&Op::DistWrite(0x380 + 4 * word, 4, u64::MAX));
+            self.perform(&Op::DistWrite(0x100 + 4 * word, 4, u64::MAX));
+        }
+        for v in 0..n {
+            self.apply(&Op::SplitEoi(v, false));
+        }
+        self.apply(&Op::DistWrite(0, 4, 3));
+        let mut handled = 0;
+        loop {
+            let before = handled;
+            for v in 0..n {
+                for group1 in [true, false] {
+                    self.apply(&Op::Acknowledge(v, group1));
+                    if !self.spec.cpu[v].running.is_empty() {
+                        handled += 1;
+                        self.apply(&Op::End(v));
+                    }
+                }
+            }
+            assert!(handled < 4000, "interrupts without end");
+            if handled == before {
+                break;
+            }
+        }
+        for v in 0..n {
+            assert_eq!(self.spec.deliverable(v), []);
+            self.apply(&Op::Park(v));
+            assert!(!self.machine.gic.pending(v));
+            assert_eq!(self.machine.gic.held_ppis(v), 0);
+        }
+        let active: Vec<_> = self
+            .machine
+            .physical
+            .iter()
+            .filter(|(_, p)| p.active)
+            .collect();
+        assert!(active.is_empty(), "left active: {active:?}");
+    }
+}
+
+fn mask(value: u64, bytes: u64) -> u64 {
+    if bytes == 8 {
+        value
+    } else {
+        value & ((1 << (8 * bytes)) - 1)
+    }
+}
+
+fn run(vcpus: usize, lrs: u8, open: bool, ops: &[Op]) {
+    let mut pair = Pair::new(vcpus, lrs, open);
+    for op in ops {
+        pair.apply(op);
+    }
+    pair.compare_registers();
+    pair.drain();
+}
+
+fn machine() -> impl Strategy<Value = (usize, u8, bool, Ops)> {
+    let lrs = prop::sample::select(&[4u8, 4, 4, 1, 2, 3, 16][..]);
+    let vcpus = prop::sample::select(&[1usize, 2, 2, 3, 8][..]);
+    (
+        vcpus,
+        lrs,
+        prop::sample::select(&[true, true, true, false][..]),
+    )
+        .prop_flat_map(|(vcpus, lrs, open)| {
+            let ops = prop::collection::vec(op(vcpus), 0..OPS).prop_map(Ops);
+            (Just(vcpus), Just(lrs), Just(open), ops)
+        })
+}
+
+/// Operations in the longest sequence; half of that on average.
+const OPS: usize = 1000;
+/// Few under Miri, which runs each of them some thousand times slower.
+const CASES: u32 = if cfg!(miri) { 1 } else { 220 };
+
+/// Runs `cases` random sequences. The first that fails is cut down to what it needs, so that
+/// what is reported can be pasted into a test of its own.
+fn search(cases: u32) {
+    let mut runner = TestRunner::default();
+    for _ in 0..cases {
+        let tree = machine()
+            .new_tree(&mut runner)
+            .expect("nothing is filtered");
+        let (vcpus, lrs, open, Ops(mut ops)) = tree.current();
+        let fails = |ops: &[Op]| catch_unwind(|| run(vcpus, lrs, open, ops)).is_err();
+        if !fails(&ops) {
+            continue;
+        }
+        let mut chunk = ops.len();
+        while chunk > 0 {
+            let (mut at, before) = (0, ops.len());
+            while at < ops.len() {
+                let mut fewer = ops.clone();
+                fewer.drain(at..ops.len().min(at + chunk));
+                if fails(&fewer) {
+                    ops = fewer;
+                } else {
+                    at += chunk;
+                }
+            }
+            if chunk > 1 || ops.len() == before {
+                chunk /= 2;
+            }
+        }
+        println!("run({vcpus}, {lrs}, {open}, &{ops:?})");
+        run(vcpus, lrs, open, &ops);
+    }
+}
+
+/// Whatever guests, devices and the scheduler do, every register reads as in the manual's
+/// tables, and every interrupt is signalled exactly when the manual says.
+#[test]
+fn the_controller_is_the_one_in_the_manual() {
+    search(CASES);
+}
+
+/// The same with ten million operations, for a release.
+#[test]
+#[ignore = "minutes: ten million operations"]
+fn the_controller_is_the_one_in_the_manual_for_long() {
+    search(20_000);
+}
+
+#[cfg(test)]
+mod found {
+    //! What the search found once, cut down.
+
+    use super::Op::*;
+    use super::run;
+
+    #[test]
+    fn an_spi_rerouted_while_active_and_pending_moves_at_its_end() {
+        run(
+            8,
+            3,
+            true,
+            &[
+                Wire(6, 254, true),
+                Acknowledge(0, true),
+                Route(254, 4),
+                End(0),
+            ],
+        );
+    }
+
+    #[test]
+    fn clearing_the_active_state_of_a_pended_hardware_interrupt_gives_it_back() {
+        let ops = [
+            SplitEoi(0, true),
+            Wire(0, 200, true),
+            Acknowledge(0, true),
+            End(0),
+            Pulse(0, 200),
+            Bit(0, 0x380, 200),
+            Acknowledge(0, true),
+        ];
+        run(1, 4, true, &ops);
+    }
+
+    #[test]
+    fn one_pending_again_in_place_hides_nothing_more_urgent_outside() {
+        let ops = [
+            Pulse(1, 15),
+            Acknowledge(1, true),
+            Sgi(0, 0x0300_00ff, true),
+            Sgi(0, 0x0200_00ff, true),
+            Sgi(0, 0x0100_00ff, true),
+            Pulse(1, 15),
+            End(1),
+            Acknowledge(1, false),
+            End(1),
+            Acknowledge(1, true),
+        ];
+        run(2, 2, true, &ops);
+    }
+
+    #[test]
+    fn a_message_on_a_hardware_interrupt_outlives_the_wire() {
+        let ops = [
+            Message(0x40, 200),
+            Wire(0, 200, true),
+            Wire(1, 200, false),
+            Acknowledge(0, true),
+            End(0),
+        ];
+        run(2, 2, true, &ops);
+    }
+
+    #[test]
+    fn an_end_without_list_register_spares_what_nobody_acknowledged() {
+        let ops = [
+            Wire(0, 200, true),
+            Bit(0, 0x300, 15),
+            SplitEoi(1, true),
+            Acknowledge(0, true),
+            Bit(1, 0x300, 128),
+            Sgi(0, 215, false),
+            Acknowledge(0, false),
+            Dir(1, 200),
+            End(0),
+            End(0),
+        ];
+        run(2, 3, true, &ops);
+    }
+}

@@ -1,0 +1,228 @@
+//! `cargo xtask bench`: what operations cost, in instructions.
+//!
+//! QEMU counts: under `-icount shift=0` virtual time advances by a nanosecond an instruction,
+//! so that a counter read before and after tells how many there were, whatever this machine
+//! is doing meanwhile. Time in which every CPU waits is skipped (`sleep=off`) and counts too.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use qemu::{Appliance, Control, Cpu, number, paths};
+use serde_json::{Map, Value, json};
+
+use crate::{build, guest, run, setup};
+
+/// What a result may be at most; no limit for what is only reported.
+const KEYS: [(&str, &str, Option<u64>); 10] = [
+    ("hypercall", "insns", Some(300)),
+    ("gic_read", "insns", Some(450)),
+    ("uart_read", "insns", Some(450)),
+    ("unclaimed_read", "insns", None),
+    ("ipi", "insns", Some(1500)),
+    ("timer_latency", "insns", Some(1500)),
+    ("ready_insns", "insns", Some(40_000_000)),
+    ("guest_boot_insns", "insns", None),
+    ("idle_bytes", "bytes", Some(64 << 20)),
+    ("vm_bytes", "bytes", Some(256 << 10)),
+];
+
+/// Emulation without threads is slow.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// One CPU model's results.
+type Results = Map<String, Value>;
+
+/// Measures on every tested CPU model; fails when a limit is exceeded.
+pub(crate) fn bench(json: bool) -> Result<()> {
+    setup::emulator()?;
+    guest::fetch()?;
+    build::appliance()?;
+    build::guests()?;
+    let mut all = Map::new();
+    for cpu in Cpu::TESTED {
+        eprintln!("bench: {cpu}");
+        let results = measure(cpu).with_context(|| format!("on {cpu}"))?;
+        all.insert(cpu.name().to_owned(), Value::Object(results));
+    }
+    let over = over(&all);
+    if json {
+        println!("{}", Value::Object(all));
+    } else {
+        print!("{}", table(&all));
+    }
+    if over.is_empty() {
+        return Ok(());
+    }
+    bail!("over the limit or missing: {}", over.join(", "))
+}
+
+fn measure(cpu: Cpu) -> Result<Results> {
+    let mut board = Appliance::board(cpu);
+    board.counted = true;
+    // Waiting for a DHCP server would count the time of this machine, not of the appliance.
+    board.append = "ip=10.0.2.15/24,10.0.2.2".to_owned();
+    let logs = paths::logs(&format!("bench-{cpu}"));
+    let mut skete = Appliance::start(board, &run::token()?, &logs, PATIENCE)?;
+    let control = skete.control();
+    let mut results = Results::new();
+    let mut keep = |key: &str, value: u64| results.insert(key.to_owned(), json!(value));
+
+    let facts = control.get("/v1")?;
+    let ready = match number(&facts, &["ready_ns"]) {
+        Ok(ready) => ready,
+        Err(_) => ready_line(&skete.machine().serial().text())?,
+    };
+    keep("ready_insns", ready);
+    let part = |key| number(&facts, &["machine", key]);
+    keep(
+        "idle_bytes",
+        part("core_bytes")? + part("root_bytes")? + part("granted_bytes")?,
+    );
+
+    for (key, value) in operations(&control)? {
+        keep(&key, value);
+    }
+    let (boot, overhead) = linux(&control)?;
+    keep("guest_boot_insns", boot);
+    keep("vm_bytes", overhead);
+    skete.shut_down()?;
+    Ok(results)
+}
+
+/// What the bare-metal bench guest measures from within.
+fn operations(control: &Control) -> Result<Vec<(String, u64)>> {
+    let image = fs::read(paths::payload("bench"))?;
+    control.push("bench", "flat", &image)?;
+    control.define("bench", 2, 64 << 20, &json!({ "flat": "bench" }))?;
+    control.start("bench")?;
+    let log = control.wait_for_console("bench", "BENCH done", PATIENCE)?;
+    control.wait_for_state("bench", "stopped", PATIENCE)?;
+    Ok(bench_lines(&log))
+}
+
+/// Boots Linux to a user space that switches off at once. Returns the nanoseconds that its
+/// vCPU ran, exits included, and what the VM took beyond its RAM.
+fn linux(control: &Control) -> Result<(u64, u64)> {
+    control.push("linux", "kernel", &fs::read(paths::guest_kernel())?)?;
+    control.push("busybox", "initrd", &fs::read(paths::guest_initrd())?)?;
+    let boot = json!({
+        "kernel": "linux", "initrd": "busybox",
+        "cmdline": "console=ttyAMA0 rdinit=/bench",
+    });
+    control.define("linux", 1, 256 << 20, &boot)?;
+    control.start("linux")?;
+    let vm = control.get("/v1/vms/linux")?;
+    let overhead = number(&vm, &["status", "overhead_bytes"])?;
+    control.wait_for_console("linux", "skete-guest: ready", PATIENCE)?;
+    control.wait_for_state("linux", "stopped", PATIENCE)?;
+    let vm = control.get("/v1/vms/linux")?;
+    Ok((number(&vm, &["status", "run_ns"])?, overhead))
+}
+
+/// The lines `BENCH <key> <number>` of a console.
+fn bench_lines(log: &str) -> Vec<(String, u64)> {
+    log.lines()
+        .filter_map(|line| {
+            let mut words = line.trim().strip_prefix("BENCH ")?.split(' ');
+            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Root's own word for when it began to answer, in nanoseconds since reset.
+fn ready_line(serial: &str) -> Result<u64> {
+    serial
+        .lines()
+        .find_map(|line| {
+            line.split_once("control port answering at ")?
+                .1
+                .split(' ')
+                .next()
+        })
+        .and_then(|number| number.parse().ok())
+        .context("the appliance did not say when its control port answered")
+}
+
+/// Results above their limit, and those that have a limit and are missing.
+fn over(all: &Map<String, Value>) -> Vec<String> {
+    let mut over = Vec::new();
+    for (cpu, results) in all {
+        for (key, _, limit) in KEYS {
+            let value = results.get(key).and_then(Value::as_u64);
+            if limit.is_some_and(|limit| value.is_none_or(|value| value > limit)) {
+                over.push(format!("{key} on {cpu}"));
+            }
+        }
+    }
+    over
+}
+
+fn table(all: &Map<String, Value>) -> String {
+    let mut text = format!("{:<18}", "");
+    for cpu in all.keys() {
+        text.push_str(&format!("{cpu:>16}"));
+    }
+    text.push_str(&format!("{:>16}\n", "limit"));
+    for (key, unit, limit) in KEYS {
+        text.push_str(&format!("{key:<18}"));
+        for results in all.values() {
+            let value = results.get(key).and_then(Value::as_u64);
+            let mark = match (value, limit) {
+                (Some(value), Some(limit)) if value <= limit => " ok",
+                (_, Some(_)) => " NO",
+                (_, None) => "   ",
+            };
+            let shown = value.map_or_else(|| "-".to_owned(), grouped);
+            text.push_str(&format!("{shown:>13}{mark}"));
+        }
+        let limit = limit.map_or_else(|| "-".to_owned(), grouped);
+        text.push_str(&format!("{limit:>16} {unit}\n"));
+    }
+    text
+}
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_from_a_console() {
+        let log = "# counter_hz 1\r\nBENCH hypercall 212\r\nBENCH done\r\nBENCH ipi 7\r\n";
+        assert_eq!(
+            bench_lines(log),
+            [("hypercall".to_owned(), 212), ("ipi".to_owned(), 7)]
+        );
+        let line = "x\nskete: control port answering at 1234 ns\n";
+        assert_eq!(ready_line(line).expect("is there"), 1234);
+    }
+
+    #[test]
+    fn a_result_over_its_limit_or_missing_is_named() {
+        let mut results = Map::new();
+        for (key, _, limit) in KEYS {
+            results.insert(key.to_owned(), json!(limit.unwrap_or(9)));
+        }
+        let all = |results: &Map<String, Value>| {
+            Map::from_iter([("max".to_owned(), Value::Object(results.clone()))])
+        };
+        assert!(over(&all(&results)).is_empty());
+        results.insert("ipi".to_owned(), json!(1501));
+        results.remove("vm_bytes");
+        assert_eq!(over(&all(&results)), ["ipi on max", "vm_bytes on max"]);
+        assert!(table(&all(&results)).contains("1,501 NO"));
+    }
+}

@@ -1,0 +1,78 @@
+//! The appliance: core, root, and the image that holds both.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result};
+use qemu::paths;
+
+use crate::shell::{cargo, cargo_terse, command};
+use crate::toolchain::{self, TARGET};
+use crate::workspace;
+
+const ROOT: &str = "appliance/root";
+
+/// Builds target/skete.img.
+pub(crate) fn appliance() -> Result<()> {
+    toolchain::prepare()?;
+    sources()?;
+    cargo(toolchain::cargo("build")?.args(["--release", "-p", "skete-core"]))?;
+    let root = match workspace::other(ROOT, "build")? {
+        Some(mut root) => {
+            // Hermit's source is patched in place, so that its warnings are shown as if ours.
+            cargo_terse(&mut root)?;
+            Some(read(&root_elf())?)
+        }
+        None => None,
+    };
+    let core = read(&core_elf())?;
+    let image = mkimage::build(&core, root.as_deref())?;
+    let path = paths::target().join("skete.img");
+    if fs::read(&path).is_ok_and(|old| old == image) {
+        return Ok(());
+    }
+    fs::write(&path, &image)?;
+    eprintln!("build: {} ({} KiB)", path.display(), image.len() / 1024);
+    Ok(())
+}
+
+/// Prepares the sources that are not in the repository: Hermit's, patched.
+pub(crate) fn sources() -> Result<()> {
+    hermit_source::prepare(&paths::repository())
+        .map(drop)
+        .map_err(Error::msg)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{} was not built", path.display()))
+}
+
+/// Builds the bare-metal guests of tests and bench.
+pub(crate) fn guests() -> Result<()> {
+    match workspace::other("tests/guests", "build")? {
+        Some(mut guests) => cargo(&mut guests),
+        None => Ok(()),
+    }
+}
+
+/// Builds `skete`, the command-line client; returns where it is.
+pub(crate) fn client() -> Result<PathBuf> {
+    cargo(&mut command(
+        "cargo",
+        &["build", "--profile", "host", "-p", "skete-cli"],
+    ))?;
+    Ok(paths::target().join("host/skete"))
+}
+
+/// The EL2 program with its symbols.
+pub(crate) fn core_elf() -> PathBuf {
+    paths::target().join(TARGET).join("release/skete-core")
+}
+
+/// The Hermit program with its symbols.
+pub(crate) fn root_elf() -> PathBuf {
+    paths::target()
+        .join("root")
+        .join(TARGET)
+        .join("release/skete-root")
+}
