@@ -36,9 +36,7 @@ impl Cache {
     /// Fills the cache up to `pages` (at most [`CACHE_PAGES`]).
     pub fn topup(&mut self, machine: &mut impl Machine, pages: usize) -> Result<(), NoMemory> {
         while self.len() < pages.min(CACHE_PAGES) {
-            let page = machine.alloc(0).ok_or(NoMemory)?;
-            machine.scrub(page, 0);
-            self.put(page);
+            self.put(machine.alloc_zeroed(0).ok_or(NoMemory)?);
         }
         Ok(())
     }

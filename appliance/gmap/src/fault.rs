@@ -244,8 +244,8 @@ impl Gmap {
         cache
             .topup(machine, self.link_cost(machine, want)?)
             .map_err(|_| LinkError::NoMemory)?;
-        let frame = machine.alloc(want.order()).ok_or(LinkError::NoMemory)?;
-        machine.scrub(frame, want.order());
+        let frame = machine.alloc_zeroed(want.order());
+        let frame = frame.ok_or(LinkError::NoMemory)?;
         let result = self.link(machine, cache, want, frame, access, |_, _| ());
         if result.is_err() {
             machine.free(frame, want.order());

@@ -50,7 +50,9 @@ mod sidecar;
 mod slots;
 mod space;
 mod states;
+mod stock;
 mod teardown;
+mod vmid;
 mod walk;
 
 pub use bbm::{Change, change};
@@ -69,5 +71,7 @@ pub use shape::{IPA_BITS_MAX, IPA_BITS_MIN, vtcr};
 pub use sidecar::{Pgx, Usage};
 pub use space::{Error, Features, Gmap, Policy};
 pub use states::{ReleaseRing, Reset, StateOp, Taken, state_byte};
+pub use stock::{Stock, Unscrubbed, Zeroed};
 pub use teardown::Progress;
+pub use vmid::Vmids;
 pub use walk::{Flags, Place, WalkError};

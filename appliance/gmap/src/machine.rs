@@ -57,6 +57,15 @@ pub trait Machine {
     /// Takes `4096 << order` bytes, aligned to their size, from the pool. Not zeroed.
     fn alloc(&mut self, order: u8) -> Option<Pa>;
 
+    /// Takes a frame as [`Self::alloc`] does, zeroed and clean to the point of coherency.
+    ///
+    /// The default scrubs it now; a machine with a [`crate::Stock`] need not.
+    fn alloc_zeroed(&mut self, order: u8) -> Option<Pa> {
+        let pa = self.alloc(order)?;
+        self.scrub(pa, order);
+        Some(pa)
+    }
+
     /// Returns to the pool a frame that [`Self::alloc`] gave, or an aligned part of one.
     fn free(&mut self, pa: Pa, order: u8);
 

@@ -392,3 +392,21 @@ fn b09_whichever_allocation_fails_operations_end_and_no_frame_is_lost() {
         }
     }
 }
+
+#[test]
+fn a_stock_holds_only_zeroed_frames_and_gives_them_all_back() {
+    let mut machine = Fake::new(1000);
+    let free = machine.free_bytes();
+    let mut stock = gmap::Stock::new();
+    while stock.fill_one(&mut machine) {}
+    let held = machine.held.borrow().clone();
+    assert!(held.values().all(|frame| frame.scrubbed));
+    let count = |order| held.values().filter(|frame| frame.order == order).count();
+    // Thirty-two pages, and every block the machine had.
+    assert_eq!((count(0), count(9)), (32, 5));
+    let frame = stock.take(9).expect("a block");
+    assert_eq!(stock.take(18), None);
+    frame.free(&mut machine);
+    stock.release(&mut machine);
+    assert_eq!(machine.free_bytes(), free);
+}
