@@ -6,7 +6,7 @@ use boot_info::{BootInfo, Conduit, Range};
 use image_format::Bundle;
 
 use crate::console::{self, println};
-use crate::{gic, hw, layout, memory, per_cpu, physmap};
+use crate::{gic, hw, layout, memory, per_cpu, physmap, timer};
 
 /// Where QEMU puts the tree when it loads an ELF and passes nothing in x0.
 const TREE_FALLBACK: u64 = 0x4000_0000;
@@ -49,7 +49,24 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
         &[tree_range, info.initrd.unwrap_or(tree_range)],
     );
     gic::init(&info.gic);
+    if let Some(rtc) = info.rtc {
+        read_clock(rtc.registers);
+    }
     Machine { info, bundle }
+}
+
+/// Reads the machine's PL031 once, before it becomes root's; guests' clocks start from it.
+fn read_clock(registers: Range) {
+    if physmap::add_device(registers).is_err() {
+        println!(
+            "the clock at {:#x} cannot be mapped: guests start in 1970",
+            registers.pa
+        );
+        return;
+    }
+    // SAFETY: RTCDR, offset 0, of the PL031's frame, mapped as device memory just now.
+    let seconds = unsafe { core::ptr::read_volatile((PHYSMAP + registers.pa) as *const u32) };
+    timer::set_wall_clock(seconds);
 }
 
 fn tree(pa: u64) -> &'static [u8] {

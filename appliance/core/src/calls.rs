@@ -15,7 +15,7 @@ use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, V
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 
-use crate::guest::{self, ROOT_SLOT, Vcpu, Vm};
+use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME, Frames};
 use crate::{hw, root, schedule, timer};
 
@@ -196,10 +196,7 @@ fn stop(handle: u64) -> Result<(), Status> {
 fn destroy(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let shared = vm.shared_pa;
-    let slot = vm.slot;
-    guest::destroy(vm, || root::unshare(shared))?;
-    debug_assert!(slot < ROOT_SLOT);
-    Ok(())
+    guest::destroy(vm, || root::unshare(shared))
 }
 
 /// Writes a record to granted memory.

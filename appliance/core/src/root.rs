@@ -103,41 +103,37 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
     show(root, doorbell, memory::FRAME, Attr::Normal)?;
     DOORBELL.store(memory::va(doorbell), Ordering::Release);
 
-    let mut boot = RootBoot {
-        magic: ROOT_BOOT_MAGIC,
-        generation: 1,
-        ram_bytes: RAM_BYTES,
-        image_end_ipa: part.load_address + part.memory_bytes,
-        physmap_ipa: window,
-        physmap_bytes: ram_end,
-        doorbell_pa: doorbell.raw(),
-        machine_ram_bytes: memory::usage().ram,
-        midr: hw::midr_el1(),
-        reset_ticks,
-        cores: cores as u32,
-        counter_hz: hw::cntfrq() as u32,
-        device_count: 0,
-        bootargs_len: machine.info.bootargs.len() as u32,
-        devices: [RootDevice::default(); guest_abi::root_boot::ROOT_DEVICES_MAX],
-        bootargs: [0; guest_abi::root_boot::BOOTARGS_MAX],
-        rng_seed: [0; 64],
-        rng_seed_len: machine.info.rng_seed.len() as u32,
-        reserved: 0,
-    };
+    // Zeroed as a whole, padding included: root reads all of the page.
+    let mut page = core::mem::MaybeUninit::<RootBoot>::zeroed();
+    // SAFETY: a RootBoot is integers, for which zero is a value.
+    let boot = unsafe { page.assume_init_mut() };
+    boot.magic = ROOT_BOOT_MAGIC;
+    boot.generation = 1;
+    boot.ram_bytes = RAM_BYTES;
+    boot.image_end_ipa = part.load_address + part.memory_bytes;
+    boot.physmap_ipa = window;
+    boot.physmap_bytes = ram_end;
+    boot.doorbell_pa = doorbell.raw();
+    boot.machine_ram_bytes = memory::usage().ram;
+    boot.midr = hw::midr_el1();
+    boot.reset_ticks = reset_ticks;
+    boot.cores = cores as u32;
+    boot.counter_hz = hw::cntfrq() as u32;
+    boot.bootargs_len = machine.info.bootargs.len() as u32;
+    boot.rng_seed_len = machine.info.rng_seed.len() as u32;
     copy_into(&mut boot.bootargs, &machine.info.bootargs);
     copy_into(&mut boot.rng_seed, &machine.info.rng_seed);
     let virtio = machine.info.virtio.iter().map(|d| (DEVICE_VIRTIO_MMIO, d));
     let rtc = machine.info.rtc.into_iter().map(|d| (DEVICE_PL031, d));
     for (kind, device) in virtio.chain(rtc) {
-        hand_over(root, &mut boot, kind, device)?;
+        hand_over(root, boot, kind, device)?;
     }
 
     let load = |ipa: u64, bytes: &[u8]| load(root, ipa, bytes);
     load(part.load_address, part.data)?;
-    // SAFETY: a RootBoot is plain integers without padding (asserted to be 4096 bytes).
-    let page = unsafe {
-        core::slice::from_raw_parts(core::ptr::from_ref(&boot).cast::<u8>(), size_of_val(&boot))
-    };
+    // SAFETY: every byte of the page was written, by zeroing it or since.
+    let page =
+        unsafe { core::slice::from_raw_parts(page.as_ptr().cast::<u8>(), size_of::<RootBoot>()) };
     load(ROOT_RAM_IPA, page)?;
     root.change_state(VmState::Built, VmState::Running);
     let vcpu = root.vcpu(0).ok_or("root has no vCPU")?;
@@ -168,9 +164,10 @@ fn load(root: &Vm, ipa: u64, bytes: &[u8]) -> Result<(), &'static str> {
             .checked_add(within as u64)
             .ok_or("root's image lies outside its RAM")?;
         memory::copy_in(to, bytes.get(done..done + n).unwrap_or(&[]));
+        // Root starts with its caches off, and runs what was copied.
+        hw::clean_to_poc(memory::va(to), n as u64);
         done += n;
     }
-    hw::clean_to_poc(0, 0);
     Ok(())
 }
 

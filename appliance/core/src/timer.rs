@@ -86,5 +86,11 @@ pub(crate) fn wall_clock_seconds() -> u32 {
         .wrapping_add(uptime as u32)
 }
 
+/// Notes that it is `seconds` since 1970 now.
+pub(crate) fn set_wall_clock(seconds: u32) {
+    let uptime = nanoseconds(hw::cntpct()) / 1_000_000_000;
+    BOOTED_AT.store(seconds.wrapping_sub(uptime as u32), Ordering::Relaxed);
+}
+
 /// Seconds since 1970 when the counter was zero.
 static BOOTED_AT: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
