@@ -73,11 +73,15 @@ pub enum CoreCall {
     VmExchange = CoreCall::id(0x3a),
     /// `(out_pa) -> ()`: writes a [`crate::memory_call::HostMemory`].
     HostMemory = CoreCall::id(0x3b),
+    /// `(vm, vcpu, ipa) -> (before)`: the page at `ipa` stays populated and writable while this
+    /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
+    /// the page that was pinned until now, or 0.
+    VmPin = CoreCall::id(0x3c),
 }
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -101,6 +105,7 @@ impl CoreCall {
         Self::VmWrite,
         Self::VmExchange,
         Self::HostMemory,
+        Self::VmPin,
     ];
 
     const fn id(number: u32) -> u32 {
@@ -320,6 +325,7 @@ mod tests {
         assert_eq!(CoreCall::VmWrite as u32, 0xc600_8039);
         assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
         assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
+        assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
     }
 
     #[test]

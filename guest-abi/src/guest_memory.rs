@@ -101,7 +101,7 @@ impl GuestMemoryCall {
 }
 
 fn page(ipa: u64) -> Result<u64, Invalid> {
-    match ipa % 4096 == 0 && ipa >> IPA_BITS == 0 {
+    match ipa.is_multiple_of(4096) && ipa >> IPA_BITS == 0 {
         true => Ok(ipa),
         false => Err(Invalid),
     }

@@ -11,7 +11,8 @@
 
 /// `(ipa) -> (key)`: reads the key of a page.
 pub const KEY_GET: u32 = 0xc600_0030;
-/// `(ipa, key) -> 0`: sets the key of a page, referenced and changed included.
+/// `(ipa, key) -> (1)`: sets the key of a page, referenced and changed included; as
+/// [`KEY_BULK`] for one page.
 pub const KEY_SET: u32 = 0xc600_0031;
 /// `(ipa, key, mask) -> (set, old)`: sets the key unless the page has it already. With bit 0
 /// of `mask` referenced need not be equal, with bit 1 changed. x0 is 1 if it was set, else 0;
