@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -15,6 +16,7 @@ on_both_cpus!(
     boots_to_a_shell_with_two_vcpus,
     two_guests_run_at_once,
     a_gzipped_kernel_boots,
+    the_guests_clock_starts_from_the_machines,
 );
 
 /// Defines and starts a VM; returns its shell.
@@ -93,4 +95,18 @@ fn a_gzipped_kernel_boots(cpu: Cpu) {
         .control
         .wait_for_state("small", "stopped", PATIENCE)
         .expect("powers itself off");
+}
+
+fn the_guests_clock_starts_from_the_machines(cpu: Cpu) {
+    let skete = appliance(cpu);
+    skete.push_linux();
+    let mut shell = boot(&skete.control, "one", 1, 256 * MIB);
+    let seconds = shell.run("date -u +%s", PATIENCE).expect("runs");
+    let guest: u64 = seconds.trim().parse().expect("a number");
+    let here = SystemTime::now().duration_since(UNIX_EPOCH);
+    let here = here.expect("after 1970").as_secs();
+    // Boot and shell take their time under emulation; a clock that was never set is decades off.
+    assert!(guest.abs_diff(here) < 600, "guest {guest}, machine {here}");
+    shell.power_off(PATIENCE).expect("ends");
+    skete.shut_down();
 }
