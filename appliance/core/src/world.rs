@@ -172,7 +172,12 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
     }
-    let active = vm.vgic.lock().held_ppis(vcpu.index) & TIMERS;
+    let active = {
+        let mut vgic = vm.vgic.lock();
+        // Of the PPIs that it no longer needs none is active here; SPIs may be anywhere.
+        release(&mut vgic, vcpu.index);
+        vgic.held_ppis(vcpu.index) & TIMERS
+    };
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, active, TIMERS & !active);
     fill(vcpu);
