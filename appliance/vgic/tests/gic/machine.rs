@@ -184,7 +184,10 @@ impl Machine {
             }
             if idle {
                 let owed = (0..self.cpu.len()).any(|v| self.gic.owes_deactivation(v));
-                assert!(!owed, "a physical interrupt stays active, and nobody was told");
+                assert!(
+                    !owed,
+                    "a physical interrupt stays active, and nobody was told"
+                );
                 return;
             }
         }
