@@ -1,7 +1,6 @@
 //! When a device may be touched, by a clock that the test turns.
 #![expect(
     clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
     reason = "a test that panics has failed, which is what is meant"
 )]
 
