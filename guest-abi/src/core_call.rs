@@ -35,11 +35,28 @@ pub enum CoreCall {
     VmConsole = CoreCall::id(0x17),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
+    /// `(n, out_pa) -> ()`: writes a [`crate::device::DeviceInfo`] of the machine's function
+    /// number `n`, from 0; [`Status::Invalid`] past the last.
+    DeviceInfo = CoreCall::id(0x30),
+    /// `(vm, config_pa) -> (guest slot)`: gives a VM that is not started what a
+    /// [`crate::device::DeviceConfig`] says.
+    DeviceAssign = CoreCall::id(0x31),
+    /// `(function) -> ()`: takes all mappings away and resets it. [`Status::Again`]: not done.
+    DeviceReset = CoreCall::id(0x32),
+    /// `(function, bar, offset, bytes) -> ()`: takes mappings of at most 2 MiB of a BAR away, in
+    /// whole pages; the guest's next touch brings them back.
+    DeviceRevoke = CoreCall::id(0x33),
+    /// `(function, bar << 56 | offset, out_pa, bytes) -> (done)`: reads a BAR as the guest
+    /// would. At most 4096 bytes. [`Status::Again`] while the device is not ready;
+    /// [`Status::NotReady`] once it has had its time; [`Status::Off`] with its memory off.
+    DeviceRead = CoreCall::id(0x34),
+    /// As [`Self::DeviceRead`], writes to the BAR what is at `out_pa`.
+    DeviceWrite = CoreCall::id(0x35),
 }
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -51,6 +68,12 @@ impl CoreCall {
         Self::VmInfo,
         Self::VmConsole,
         Self::HostInfo,
+        Self::DeviceInfo,
+        Self::DeviceAssign,
+        Self::DeviceReset,
+        Self::DeviceRevoke,
+        Self::DeviceRead,
+        Self::DeviceWrite,
     ];
 
     const fn id(number: u32) -> u32 {
@@ -85,11 +108,21 @@ pub enum Status {
     Again = -8,
     /// An address is not in the VM's RAM.
     OutsideRam = -9,
+    /// No function has this number, or it cannot be handed to a VM.
+    NoDevice = -10,
+    /// Another VM has the function.
+    InUse = -11,
+    /// The device did not become ready in time (ETIME).
+    NotReady = -12,
+    /// The device's memory is off, or the device is (EIO).
+    Off = -13,
+    /// The function begins transactions, and no SMMU bounds them.
+    Unprotected = -14,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -99,6 +132,11 @@ impl Status {
         Self::NotGranted,
         Self::Again,
         Self::OutsideRam,
+        Self::NoDevice,
+        Self::InUse,
+        Self::NotReady,
+        Self::Off,
+        Self::Unprotected,
     ];
 
     /// Returns the status that x0 holds after a call.
@@ -252,6 +290,12 @@ mod tests {
         assert_eq!(CoreCall::VmInfo as u32, 0xc600_8016);
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
+        assert_eq!(CoreCall::DeviceInfo as u32, 0xc600_8030);
+        assert_eq!(CoreCall::DeviceAssign as u32, 0xc600_8031);
+        assert_eq!(CoreCall::DeviceReset as u32, 0xc600_8032);
+        assert_eq!(CoreCall::DeviceRevoke as u32, 0xc600_8033);
+        assert_eq!(CoreCall::DeviceRead as u32, 0xc600_8034);
+        assert_eq!(CoreCall::DeviceWrite as u32, 0xc600_8035);
     }
 
     #[test]

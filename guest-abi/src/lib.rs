@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod core_call;
+pub mod device;
 pub mod map;
 pub mod root_boot;
 pub mod vm_shared;

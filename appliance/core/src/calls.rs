@@ -17,7 +17,7 @@ use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME, Frames};
-use crate::{hw, root, schedule, timer};
+use crate::{hw, passthrough, root, schedule, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -42,6 +42,12 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
+        CoreCall::DeviceInfo
+        | CoreCall::DeviceAssign
+        | CoreCall::DeviceReset
+        | CoreCall::DeviceRevoke
+        | CoreCall::DeviceRead
+        | CoreCall::DeviceWrite => passthrough::handle(vcpu.vm(), call, [a, b, c, d]),
     };
     let (status, [first, second]) = match result {
         Ok(values) => (Status::Ok, values),
@@ -57,7 +63,7 @@ fn find(handle: u64) -> Result<&'static Vm, Status> {
 }
 
 /// Checks that `bytes` from `pa` lie in frames granted to root.
-fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
+pub(crate) fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
     let start = Pa::new(pa).ok_or(Status::NotGranted)?;
     let end = pa.checked_add(bytes).ok_or(Status::NotGranted)?;
     let gmap = root.gmap.lock();
@@ -196,11 +202,24 @@ fn stop(handle: u64) -> Result<(), Status> {
 fn destroy(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let shared = vm.shared_pa;
+    passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))
 }
 
+/// Reads a record, for which any bytes are a value, from granted memory. Once: root may change
+/// it meanwhile.
+pub(crate) fn read_in<T: Copy>(root: &Vm, pa: u64) -> Result<T, Status> {
+    let from = granted(root, pa, size_of::<T>() as u64)?;
+    if !from.is_aligned(align_of::<T>() as u64) {
+        return Err(Status::Invalid);
+    }
+    // SAFETY: the range is granted RAM, mapped in the linear map and aligned, and every
+    // caller's record is integers.
+    Ok(unsafe { core::ptr::read_volatile(memory::ptr::<T>(from)) })
+}
+
 /// Writes a record to granted memory.
-fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
+pub(crate) fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
     let to = granted(root, pa, size_of::<T>() as u64)?;
     if !to.is_aligned(align_of::<T>() as u64) {
         return Err(Status::Invalid);

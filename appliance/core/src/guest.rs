@@ -20,6 +20,7 @@ use uart::Pl031;
 use vgic::{LrSet, Vgic};
 
 use crate::memory::{self, Frames};
+use crate::passthrough::Parked;
 use crate::regs::{El1Regs, FpRegs};
 use crate::serial::Serial;
 use crate::{hw, per_cpu, world};
@@ -88,6 +89,8 @@ pub(crate) struct Vcpu {
     pub(crate) fp: FpRegs,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
+    /// The device it waits for.
+    pub(crate) parked: Parked,
 }
 const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
@@ -124,6 +127,9 @@ pub(crate) struct VcpuControl {
     pub(crate) run_ticks: AtomicU64,
     /// CNTPCT_EL0 when it was put on the core that holds it; 0 if none does.
     pub(crate) on_since: AtomicU64,
+    /// Counter value at which it is to be woken though no timer of its own asks for it; 0 for
+    /// never.
+    pub(crate) wake_at: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -222,6 +228,8 @@ pub(crate) struct Vm {
     pub(crate) reason_pc: AtomicU64,
     /// The page shared with root.
     pub(crate) shared_pa: Pa,
+    /// The machine's functions that it has, a bit each; see `passthrough`.
+    pub(crate) devices: AtomicU32,
     /// Stage 2.
     pub(crate) gmap: Mutex<Gmap>,
     /// Interrupts.
@@ -443,6 +451,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         reason: AtomicU32::new(0),
         reason_pc: AtomicU64::new(0),
         shared_pa,
+        devices: AtomicU32::new(0),
         gmap: Mutex::new(gmap),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
@@ -490,6 +499,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
             run_ticks: AtomicU64::new(0),
             on_since: AtomicU64::new(0),
+            wake_at: AtomicU64::new(0),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -503,6 +513,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             el1: El1Regs::default(),
             fp: FpRegs::ZERO,
             lrs: LrSet::new(world::list_registers()),
+            parked: Parked::default(),
         };
         // SAFETY: as for the control part.
         unsafe { private.write(value) };

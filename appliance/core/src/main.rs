@@ -24,6 +24,7 @@ mod interrupt;
 mod layout;
 mod memory;
 mod mmio;
+mod passthrough;
 mod per_cpu;
 mod physmap;
 mod regs;
@@ -57,6 +58,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     );
     hw::tlbi_all_guests();
     join();
+    passthrough::init(&machine.info);
     let cores = boot::start_cores(&machine.info, image_pa);
     root::boot(&machine, cores, reset_ticks);
     run()
