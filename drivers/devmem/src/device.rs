@@ -171,6 +171,34 @@ impl Device {
         self.pending = true;
     }
 
+    /// Answers a touch of registers, which may be reached although the device is not ready: it
+    /// is by them that its driver finds out.
+    pub fn touch_registers(&self, now_ms: u64) -> Verdict {
+        if let Some(refusal) = self.refusal() {
+            Verdict::Refuse(refusal)
+        } else if self.taking {
+            Verdict::Again
+        } else if now_ms < self.quiet_until_ms {
+            Verdict::Park {
+                until_ms: self.quiet_until_ms,
+            }
+        } else {
+            Verdict::Map
+        }
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        if self.closed {
+            Some(Refusal::Closed)
+        } else if self.power != Power::D0 {
+            Some(Refusal::LowPower)
+        } else if !self.memory {
+            Some(Refusal::MemoryOff)
+        } else {
+            None
+        }
+    }
+
     /// Answers a touch at `now_ms`, the lock held. `waiter` is the toucher's own.
     ///
     /// Registers are read, by `read(bar, offset)`, only after a reset, with memory on, in D0,
@@ -181,30 +209,14 @@ impl Device {
         waiter: &mut Option<Waiter>,
         read: impl FnMut(u8, u64) -> u32,
     ) -> Verdict {
-        let refusal = if self.closed {
-            Some(Refusal::Closed)
-        } else if self.power != Power::D0 {
-            Some(Refusal::LowPower)
-        } else if !self.memory {
-            Some(Refusal::MemoryOff)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
-            *waiter = None;
-            return Verdict::Refuse(refusal);
-        }
-        if self.taking {
-            return Verdict::Again;
-        }
-        if now_ms < self.quiet_until_ms {
-            return Verdict::Park {
-                until_ms: self.quiet_until_ms,
-            };
-        }
-        if !self.pending {
-            *waiter = None;
-            return Verdict::Map;
+        match self.touch_registers(now_ms) {
+            Verdict::Map if self.pending => {}
+            Verdict::Park { until_ms } => return Verdict::Park { until_ms },
+            Verdict::Again => return Verdict::Again,
+            verdict => {
+                *waiter = None;
+                return verdict;
+            }
         }
         let generation = self.generation;
         let mut wait = waiter

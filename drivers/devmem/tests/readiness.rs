@@ -200,6 +200,24 @@ fn a08_nothing_is_mapped_while_mappings_are_taken_away() {
 }
 
 #[test]
+fn registers_are_reached_before_the_device_is_ready_and_never_while_it_is_off() {
+    let mut gpu = Gpu::new(u64::MAX, 0);
+    assert_eq!(gpu.device.touch_registers(0), Verdict::Map);
+    let duty = gpu.device.begin(Why::Reset).expect("idle");
+    assert_eq!(gpu.device.touch_registers(0), Verdict::Again);
+    gpu.device.taken(duty, 100);
+    assert_eq!(
+        gpu.device.touch_registers(99),
+        Verdict::Park { until_ms: 100 }
+    );
+    let duty = gpu.device.begin(Why::MemoryOff).expect("idle");
+    gpu.device.taken(duty, 0);
+    let refused = Verdict::Refuse(Refusal::MemoryOff);
+    assert_eq!(gpu.device.touch_registers(100), refused);
+    assert_eq!(gpu.link_reads, 0);
+}
+
+#[test]
 fn a_function_that_resets_is_left_alone_for_as_long_as_it_asks() {
     let mut gpu = Gpu::new(0, 0);
     let duty = gpu.device.begin(Why::Reset).expect("idle");

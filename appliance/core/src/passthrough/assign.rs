@@ -187,6 +187,7 @@ impl Opening<'_> {
                     pa,
                     len: bar.size,
                     memory,
+                    tells: false,
                     withheld: withheld(&slot.function, n),
                 });
             }
@@ -215,6 +216,7 @@ impl Opening<'_> {
                 pa,
                 len: bar.size,
                 memory: Memory::Device,
+                tells: true,
                 withheld: None,
             });
             let word = slot.function.dvsec(
@@ -339,6 +341,7 @@ fn memory_bar(base: Pa, part: &nvgrace_gpu::Part) -> Result<Shown, Status> {
         pa: base.checked_add(part.offset).ok_or(Status::Invalid)?,
         len: part.len,
         memory: part.memory,
+        tells: false,
         withheld: None,
     })
 }

@@ -13,7 +13,7 @@ use guest_abi::device::{
 use super::{Assigned, Dma, FUNCTIONS, Slot, assign, config, now_ms, touch, window};
 use crate::calls;
 use crate::guest::{self, Vm};
-use crate::memory::{self, Frames};
+use crate::memory;
 
 /// Most bytes that one call unmaps, reads or writes.
 const REVOKE_BYTES_MAX: u64 = 2 << 20;
@@ -71,13 +71,14 @@ fn revoke(device: &mut Assigned, bar: u64, offset: u64, bytes: u64) -> Result<()
     }
     let vm = guest::by_handle(device.vm).ok_or(Status::NoVm)?;
     let from = region.ipa().checked_add(offset).ok_or(Status::Invalid)?;
-    let mut gmap = vm.gmap.lock();
+    let machine = &mut vm.gmap.machine();
+    let mut gmap = vm.gmap.exclusive();
     let pages = (0..bytes)
         .step_by(4096)
         .filter_map(|at| from.checked_add(at));
-    let mapped = pages.filter(|page| gmap.translate(&Frames, *page).is_some());
+    let mapped = pages.filter(|page| gmap.translate(machine, *page).is_some());
     let mapped = mapped.count() as u64 * 4096;
-    gmap.unmap_slice(&mut Frames, from, bytes, Budget::UNBOUNDED)
+    gmap.unmap_slice(machine, from, bytes, Budget::UNBOUNDED)
         .map_err(|_| Status::Exhausted)?;
     device.mapped_bytes = device.mapped_bytes.saturating_sub(mapped);
     Ok(())
@@ -124,7 +125,7 @@ fn access(
         let region = region.map_err(|_| Status::Invalid)?;
         let clip = clip(&region, offset, bytes).map_err(|_| Status::Invalid)?;
         let mut waiter = device.waiter.take();
-        let verdict = touch::poll(device, now, &mut waiter);
+        let verdict = touch::poll(device, &shown, now, &mut waiter);
         device.waiter = waiter;
         match verdict {
             Verdict::Map => {}

@@ -68,6 +68,8 @@ struct Shown {
     /// Bytes of memory in it.
     len: u64,
     memory: Memory,
+    /// Registers that tell whether the device is ready: they can be reached before it is.
+    tells: bool,
     /// First and last byte, in whole pages, of what is never mapped: the MSI-X table and its
     /// pending bits, which are the machine's.
     withheld: Option<(u64, u64)>,

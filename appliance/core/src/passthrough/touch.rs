@@ -10,7 +10,6 @@ use guest_abi::map::{PCI_HIGH_BASE, PCI_LOW_BASE, PCI_LOW_BYTES};
 
 use super::{Assigned, FUNCTIONS, Shown, config, now_ms, park, ticks_at, window};
 use crate::guest::{Vcpu, Vm};
-use crate::memory::Frames;
 use crate::{console, exits, root, schedule};
 
 /// What became of an access.
@@ -107,7 +106,7 @@ fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
     config::settle(slot, now);
     let device = slot.assigned.as_mut()?;
     let (bar, shown, region) = device.region_at(ipa)?;
-    let verdict = poll(device, now, vcpu.parked.waiter(n));
+    let verdict = poll(device, &shown, now, vcpu.parked.waiter(n));
     let offset = region.offset(ipa).unwrap_or(0);
     let note = |device: &mut Assigned, outcome, block: Option<Block>| {
         device.trace.note(TraceEntry {
@@ -164,9 +163,13 @@ fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
 /// Asks the device whether it may be reached, polling its registers if need be.
 pub(super) fn poll(
     device: &mut Assigned,
+    shown: &Shown,
     now_ms: u64,
     waiter: &mut Option<devmem::Waiter>,
 ) -> Verdict {
+    if shown.tells {
+        return device.state.touch_registers(now_ms);
+    }
     let bars = device.bars;
     device.state.touch(now_ms, waiter, |bar, offset| {
         let shown = bars.get(usize::from(bar)).copied().flatten();
@@ -225,15 +228,16 @@ fn map(vm: &Vm, device: &mut Assigned, part: &Region, ipa: Ipa, now: u64) -> Map
         Memory::Device => Attr::Device,
     };
     let mut largest = Order::Block1G;
-    let mut gmap = vm.gmap.lock();
+    let machine = &mut vm.gmap.machine();
+    let mut gmap = vm.gmap.exclusive();
     loop {
         let Some(block) = block_at(part, ipa, largest) else {
             return Mapped::NoPage;
         };
         let bytes = block.order.bytes();
-        match gmap.map(&mut Frames, block.ipa, block.pa, bytes, attr, Perm::RW) {
+        match gmap.map(machine, block.ipa, block.pa, bytes, attr, Perm::RW) {
             Ok(()) => return Mapped::Block(block),
-            Err(Error::Occupied { .. }) if gmap.translate(&Frames, ipa).is_some() => {
+            Err(Error::Occupied { .. }) if gmap.translate(machine, ipa).is_some() => {
                 return Mapped::Present;
             }
             // Part of the block is mapped, as after a page of it was revoked.

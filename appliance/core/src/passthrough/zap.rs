@@ -7,7 +7,6 @@ use pci::BARS;
 
 use super::{Assigned, Zap};
 use crate::guest::{self, Vm};
-use crate::memory::Frames;
 
 /// How a slice ended.
 #[derive(Debug)]
@@ -73,7 +72,8 @@ fn unmap(device: &Assigned, vm: &Vm, zap: &mut Zap) -> bool {
 }
 
 fn unmap_slice(vm: &Vm, at: Ipa, bytes: u64) -> Option<Ipa> {
-    let mut gmap = vm.gmap.lock();
-    gmap.unmap_slice(&mut Frames, at, bytes, Budget::SLICE)
+    let machine = &mut vm.gmap.machine();
+    let mut gmap = vm.gmap.exclusive();
+    gmap.unmap_slice(machine, at, bytes, Budget::SLICE)
         .expect("a BAR's window holds whole leaves and no RAM")
 }
