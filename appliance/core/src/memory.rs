@@ -166,6 +166,28 @@ impl Frames {
         unsafe { AtomicU64::from_ptr(va as *mut u64) }
     }
 
+    /// Cleans a frame to the point of coherency, so that a guest without caches, or one that
+    /// executes it, sees what was written.
+    fn clean(pa: Pa, order: u8) {
+        let start = va(pa);
+        // SAFETY: the frame is mapped in the linear map; cleaning a line changes no content.
+        // Lines are 64 bytes or more on every core built so far.
+        unsafe {
+            core::arch::asm!(
+                "2: dc cvac, {at}",
+                "add {at}, {at}, #64",
+                "cmp {at}, {end}",
+                "b.lo 2b",
+                "dsb ish",
+                "ic ialluis",
+                "dsb ish",
+                at = inout(reg) start => _,
+                end = in(reg) start + (FRAME << order),
+                options(nostack)
+            );
+        }
+    }
+
     fn scrub_now(&self, pa: Pa, order: u8) {
         let bytes = FRAME << order;
         let start = va(pa);
@@ -212,6 +234,38 @@ impl gmap::Machine for Frames {
 
     fn scrub(&self, pa: Pa, order: u8) {
         self.scrub_now(pa, order);
+    }
+
+    fn copy(&self, to: Pa, from: Pa, order: u8) {
+        copy(to, from, FRAME << order);
+        Self::clean(to, order);
+    }
+
+    fn is_zero(&self, pa: Pa, order: u8) -> bool {
+        let words = (FRAME << order) / 8;
+        (0..words).all(|word| {
+            // SAFETY: the frame is RAM in the linear map; whoever else writes to it does so
+            // as a guest, and a word is read in one access.
+            unsafe { ptr::<u64>(pa).add(word as usize).read_volatile() == 0 }
+        })
+    }
+
+    fn share(&self, pa: Pa, order: u8) -> bool {
+        let mut pool = POOL.lock();
+        pool.as_mut()
+            .is_some_and(|pool| pool.share(pa, order).is_ok())
+    }
+
+    fn shared(&self, pa: Pa, order: u8) -> bool {
+        let pool = POOL.lock();
+        pool.as_ref().is_none_or(|pool| pool.is_shared(pa, order))
+    }
+
+    fn release(&mut self, pa: Pa, order: u8) {
+        if let Some(pool) = POOL.lock().as_mut() {
+            pool.release(pa, order)
+                .expect("a use of a frame ends once, by who began it");
+        }
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
