@@ -31,10 +31,11 @@ pub(crate) fn resolve(
 ) -> Result<Fault, FaultError> {
     for _ in 0..LOOKS {
         let look = vm.gmap.shared().look(&vm.gmap.machine(), ipa, access)?;
-        let Look::Missing(first) = look else {
-            return Ok(Fault::AlreadyMapped);
+        let (mut want, fill): (_, Fill) = match look {
+            Look::Done => return Ok(Fault::AlreadyMapped),
+            Look::Missing(first) => (Some(first), fill),
+            Look::Shared(first) => (Some(first), copy),
         };
-        let mut want = Some(first);
         while let Some(now) = want {
             match fill(vm, cache, now, access) {
                 Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
@@ -49,6 +50,10 @@ pub(crate) fn resolve(
     Ok(Fault::AlreadyMapped)
 }
 
+/// Makes a frame that is wanted and links it.
+type Fill = fn(&Vm, &mut Cache, Want, Access) -> Result<(), LinkError>;
+
+/// A frame of zeroes, where there was none.
 fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), LinkError> {
     let mut machine = vm.gmap.machine();
     let cost = vm.gmap.shared().link_cost(&machine, want)?;
@@ -59,6 +64,23 @@ fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), Li
     let frame = frame.ok_or(LinkError::NoMemory)?;
     let gmap = vm.gmap.shared();
     let result = gmap.link(&machine, cache, want, frame, access, |_, _| ());
+    drop(gmap);
+    if result.is_err() {
+        memory::free_unscrubbed(frame, want.order());
+    }
+    result
+}
+
+/// A copy of a frame that others use too, in its place.
+fn copy(vm: &Vm, cache: &mut Cache, want: Want, _: Access) -> Result<(), LinkError> {
+    let mut machine = vm.gmap.machine();
+    let cost = vm.gmap.shared().link_cost(&machine, want)?;
+    cache
+        .topup(&mut machine, cost)
+        .map_err(|_| LinkError::NoMemory)?;
+    let frame = want.prepare(&mut machine).ok_or(LinkError::NoMemory)?;
+    let mut gmap = vm.gmap.exclusive();
+    let result = gmap.link_copy(&mut machine, cache, want, frame);
     drop(gmap);
     if result.is_err() {
         memory::free_unscrubbed(frame, want.order());

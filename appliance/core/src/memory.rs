@@ -176,6 +176,27 @@ pub(crate) fn free_unscrubbed(pa: Pa, order: u8) {
     }
 }
 
+/// Counts another user of a frame that the caller holds; false if it cannot have one.
+pub(crate) fn share(pa: Pa, order: u8) -> bool {
+    let mut pool = POOL.lock();
+    pool.as_mut()
+        .is_some_and(|pool| pool.share(pa, order).is_ok())
+}
+
+/// Returns whether a frame has users besides the caller.
+pub(crate) fn is_shared(pa: Pa, order: u8) -> bool {
+    let pool = POOL.lock();
+    pool.as_ref().is_none_or(|pool| pool.is_shared(pa, order))
+}
+
+/// Ends one use of a frame that is or was shared.
+pub(crate) fn release(pa: Pa, order: u8) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.release(pa, order)
+            .expect("a use of a frame ends once, by who began it");
+    }
+}
+
 /// Returns `count` zeroed words, for good.
 pub(crate) fn words(count: usize) -> Option<&'static mut [u64]> {
     let bytes = (count as u64 * 8).next_power_of_two().max(FRAME);

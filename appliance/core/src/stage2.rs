@@ -9,7 +9,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Vmids};
+use gmap::{Event, Features, Gmap, Machine, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
@@ -126,10 +126,8 @@ pub(crate) struct Space {
     pub(crate) tlbi: Counts,
     /// Bytes of RAM given back since the VM was made.
     pub(crate) reclaimed: AtomicU64,
-    /// Bytes found young by the scan of age that is going on, and by the last whole one.
-    pub(crate) young_now: AtomicU64,
-    /// See `young_now`.
-    pub(crate) working_set: AtomicU64,
+    /// What whole scans of age found.
+    pub(crate) working_set: Mutex<WorkingSet>,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -142,8 +140,7 @@ impl Space {
             slot,
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
-            young_now: AtomicU64::new(0),
-            working_set: AtomicU64::new(0),
+            working_set: Mutex::new(WorkingSet::default()),
             pins: pins::Pins::new(),
         }
     }
@@ -216,6 +213,27 @@ impl Machine for Stage2<'_> {
 
     fn scrub(&self, pa: Pa, order: u8) {
         memory::scrub(pa, order);
+    }
+
+    fn copy(&self, to: Pa, from: Pa, order: u8) {
+        memory::copy(to, from, memory::FRAME << order);
+        hw::clean_to_poc(memory::va(to), memory::FRAME << order);
+    }
+
+    fn is_zero(&self, pa: Pa, order: u8) -> bool {
+        memory::is_zero(pa, memory::FRAME << order)
+    }
+
+    fn share(&self, pa: Pa, order: u8) -> bool {
+        memory::share(pa, order)
+    }
+
+    fn shared(&self, pa: Pa, order: u8) -> bool {
+        memory::is_shared(pa, order)
+    }
+
+    fn release(&mut self, pa: Pa, order: u8) {
+        memory::release(pa, order);
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
