@@ -2,11 +2,12 @@
 //!
 //! Three steps, so that no frame is zeroed with the VM's lock held (`gmap`, module `fault`).
 
+use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
 use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Want};
 
 use crate::guest::Vm;
-use crate::memory;
+use crate::{hw, memory};
 
 /// Looks before it is left to the guest to try again.
 const LOOKS: usize = 8;
@@ -86,6 +87,23 @@ fn copy(vm: &Vm, cache: &mut Cache, want: Want, _: Access) -> Result<(), LinkErr
         memory::free_unscrubbed(frame, want.order());
     }
     result
+}
+
+/// Returns where the tables of the loaded guest say that `va` is, if they do.
+pub(crate) fn translate(vm: &Vm, va: u64) -> Option<Ipa> {
+    let regime = Regime {
+        sctlr: hw::sctlr_el1(),
+        tcr: hw::tcr_el1(),
+        ttbr0: hw::ttbr0_el1(),
+        ttbr1: hw::ttbr1_el1(),
+    };
+    let gmap = vm.gmap.shared();
+    let machine = vm.gmap.machine();
+    stage1::translate(&regime, va, |ipa| {
+        // Its tables lie in RAM; what they say elsewhere is nothing.
+        let (pa, _) = gmap.translate(&machine, ipa)?;
+        memory::is_pool(pa).then(|| memory::word(pa))
+    })
 }
 
 /// Runs `f` with the frame of the page at `ipa`, populated and, if `access` is a store,

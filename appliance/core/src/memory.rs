@@ -251,6 +251,11 @@ pub(crate) fn is_zero(pa: Pa, bytes: u64) -> bool {
     })
 }
 
+/// Reads the 64 bits at `pa`, a multiple of 8 in RAM.
+pub(crate) fn word(pa: Pa) -> u64 {
+    entry(pa.align_down(FRAME), (pa.raw() % FRAME / 8) as usize).load(Ordering::Relaxed)
+}
+
 /// Zeroes `bytes` from `pa`, which the caller has the right to write.
 pub(crate) fn zero(pa: Pa, bytes: u64) {
     // SAFETY: the caller vouches that the range is RAM in the linear map.

@@ -406,7 +406,7 @@ pub(crate) fn refusal(error: gmap::KeyError) -> Status {
         gmap::KeyError::NoRam => Status::OutsideRam,
         gmap::KeyError::Invalid => Status::Invalid,
         gmap::KeyError::NoMemory | gmap::KeyError::Limit => Status::Exhausted,
-        gmap::KeyError::Again => Status::Again,
+        gmap::KeyError::Again | gmap::KeyError::Shared => Status::Again,
     }
 }
 

@@ -128,6 +128,8 @@ pub(crate) struct Space {
     pub(crate) reclaimed: AtomicU64,
     /// What whole scans of age found.
     pub(crate) working_set: Mutex<WorkingSet>,
+    /// How far shared pages have been given frames of the VM's own. Changes under the lock.
+    pub(crate) unshared: AtomicU64,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -141,6 +143,7 @@ impl Space {
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
             working_set: Mutex::new(WorkingSet::default()),
+            unshared: AtomicU64::new(0),
             pins: pins::Pins::new(),
         }
     }
