@@ -38,8 +38,7 @@ struct Half {
 
 impl Half {
     fn of(regime: &Regime, va: u64) -> Option<Self> {
-        let field =
-            |lsb: u32, len: u32| regime.tcr >> lsb & ((1 << len) & u64::MAX).wrapping_sub(1);
+        let field = |lsb: u32, len: u32| regime.tcr >> lsb & (1_u64 << len).wrapping_sub(1);
         // Bit 55 selects, whether or not the top byte is ignored.
         let (ttbr, size, granule, disabled) = if va >> 55 & 1 == 0 {
             let granule = [12, 16, 14]
