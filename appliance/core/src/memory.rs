@@ -130,9 +130,13 @@ pub(crate) struct Usage {
 
 /// Returns what the machine's memory is used for.
 pub(crate) fn usage() -> Usage {
+    let pool = POOL.lock();
+    // Frames go to the stock and come back with the lock held.
+    let free = pool.as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes();
+    drop(pool);
     Usage {
         ram: RAM_BYTES.load(Ordering::Relaxed),
-        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes(),
+        free,
         core: CORE_BYTES.load(Ordering::Relaxed),
     }
 }
@@ -173,6 +177,23 @@ pub(crate) fn free_unscrubbed(pa: Pa, order: u8) {
     if let Some(pool) = POOL.lock().as_mut() {
         pool.free(pa, order)
             .expect("frames are freed once, by who allocated them");
+    }
+}
+
+/// Takes a frame for the stock, if the pool has one of the order: it counts as free still.
+pub(crate) fn alloc_for_stock(order: u8) -> Option<Pa> {
+    let mut pool = POOL.lock();
+    let pa = pool.as_mut()?.alloc(order)?;
+    scrub::count(FRAME << order);
+    Some(pa)
+}
+
+/// Gives a frame of the stock back to the pool.
+pub(crate) fn free_from_stock(pa: Pa, order: u8) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.free(pa, order)
+            .expect("frames are freed once, by who allocated them");
+        scrub::uncount(FRAME << order);
     }
 }
 

@@ -160,25 +160,43 @@ impl Space {
 
     /// Returns what its tables live on.
     pub(crate) fn machine(&self) -> Stage2<'_> {
-        Stage2(Some(self))
+        Stage2 {
+            space: Some(self),
+            stock: false,
+        }
     }
 }
 
 /// Table memory, frames and TLB maintenance, for one VM.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stage2<'a>(Option<&'a Space>);
+pub(crate) struct Stage2<'a> {
+    space: Option<&'a Space>,
+    /// Frames are taken for, and come from, the stock: they count as free all the time.
+    stock: bool,
+}
 
 impl Stage2<'_> {
     /// For a space that no vCPU can have used yet.
     pub(crate) const fn unseen() -> Self {
-        Self(None)
+        Self {
+            space: None,
+            stock: false,
+        }
+    }
+
+    /// For frames that are zeroed ahead of time.
+    pub(crate) const fn stock() -> Self {
+        Self {
+            space: None,
+            stock: true,
+        }
     }
 
     fn count(self, kind: usize) {
         if let Some(n) = TLBI.get(kind) {
             n.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(n) = self.0.and_then(|space| space.tlbi.get(kind)) {
+        if let Some(n) = self.space.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -240,6 +258,9 @@ impl Machine for Stage2<'_> {
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
+        if self.stock {
+            return memory::alloc_for_stock(order);
+        }
         memory::alloc(order)
     }
 
@@ -248,6 +269,9 @@ impl Machine for Stage2<'_> {
     }
 
     fn free(&mut self, pa: Pa, order: u8) {
+        if self.stock {
+            return memory::free_from_stock(pa, order);
+        }
         memory::free_unscrubbed(pa, order);
     }
 
@@ -285,7 +309,7 @@ impl Machine for Stage2<'_> {
     }
 
     fn event(&self, event: Event) {
-        let vm = self.0.and_then(|space| guest::by_slot(space.slot));
+        let vm = self.space.and_then(|space| guest::by_slot(space.slot));
         if let (Some(vm), Event::PinLost { ipa, level }) = (vm, event) {
             pins::lost(vm, ipa, level);
         }
