@@ -11,7 +11,7 @@ pub(crate) const ORDER: u64 = 8;
 pub(crate) const ARGUMENTS: u64 = 16;
 /// Number of the order that was carried out last: the guest writes it last.
 pub(crate) const DONE: u64 = 64;
-/// Two results.
+/// Two results, and the ticks that the order took.
 pub(crate) const RESULTS: u64 = 72;
 
 /// `(address, count, stride) -> (sum)`: loads 64 bits at each of `count` addresses.

@@ -17,6 +17,12 @@ fn root_boot() -> &'static RootBoot {
     unsafe { &*page }
 }
 
+/// Returns the machine's boot arguments.
+pub(crate) fn bootargs() -> &'static str {
+    let boot = root_boot();
+    core::str::from_utf8(&boot.bootargs[..boot.bootargs_len as usize]).unwrap_or("")
+}
+
 /// Makes a core call; returns its status and x1 to x3.
 pub(crate) fn try_call(call: CoreCall, args: &[u64]) -> (Status, [u64; 3]) {
     let mut registers = [0; 18];

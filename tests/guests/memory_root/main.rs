@@ -1,10 +1,12 @@
 //! A root that tests core's side of memory: it runs one guest (`memory`), tells it what to
-//! touch, and compares what core says with what was touched. Prints `TEST` lines.
+//! touch, and compares what core says with what was touched. Prints `TEST` lines; with the
+//! machine's boot argument `bench` it measures instead, on one core.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod bench;
 mod calls;
 #[path = "../direct/heap.rs"]
 mod heap;
@@ -62,6 +64,12 @@ fn main() -> ! {
     );
     let guest = Vm::create(RAM_BYTES).expect("there is memory for a VM");
     HANDLE.store(guest.handle, Ordering::Relaxed);
+    if calls::bootargs().contains("bench") {
+        vm::share_the_core();
+        guest.start();
+        bench::run();
+        psci::system_off();
+    }
     guest.start();
     for test in [
         el1_test!("b25_no_key_before_the_first_use", key_tests::off),

@@ -2,11 +2,12 @@
 
 use crate::calls::{self, Block, call, try_call};
 use crate::{orders, tree};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use guest_abi::memory_call::{MemoryPolicy, Scan, VmMemory};
-use payload::{cpu, timer};
+use payload::timer::{self, Timer};
+use payload::{cpu, gic};
 
 /// The guest: a flat image.
 static GUEST: &[u8] = include_bytes!(env!("SKETE_DIRECT_GUEST"));
@@ -16,6 +17,30 @@ const TREE: u64 = 12 << 20;
 const PATIENCE_NS: u64 = 120_000_000_000;
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+/// Whether root and its guest share a core: root sleeps while it waits.
+static NAPS: AtomicBool = AtomicBool::new(false);
+
+/// Makes root sleep while it waits for its guest.
+pub(crate) fn share_the_core() {
+    gic::init_distributor();
+    gic::init_cpu();
+    gic::set_bit(gic::ISENABLER, Timer::Virtual.intid());
+    NAPS.store(true, Ordering::Relaxed);
+}
+
+/// Sleeps for ten milliseconds: see `direct`.
+fn nap() {
+    let timer = Timer::Virtual;
+    let before = gic::taken(0);
+    timer.set_compare(timer.now() + timer::ticks(10_000_000));
+    timer.set_control(timer::ENABLE);
+    while gic::taken(0) == before {
+        cpu::wfi();
+        cpu::unmask_irq();
+        cpu::isb();
+        cpu::mask_irq();
+    }
+}
 
 /// A running guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +124,21 @@ impl Vm {
                 return results;
             }
             assert!(timer::now() < end, "the guest does not answer");
-            cpu::yield_now();
+            if NAPS.load(Ordering::Relaxed) {
+                nap();
+            } else {
+                cpu::yield_now();
+            }
         }
+    }
+
+    /// Returns the ticks that the last order took the guest.
+    pub(crate) fn ticks(self) -> u64 {
+        let frame = Block::new(0);
+        let at = RAM_BASE + orders::MAILBOX + orders::RESULTS + 16;
+        self.read(at, frame.pa, 8, 0)
+            .expect("the mailbox is RAM without a key");
+        frame.word(0)
     }
 
     /// Gives an order and waits for its results.
