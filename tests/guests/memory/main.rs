@@ -9,7 +9,8 @@ use core::arch::asm;
 
 use guest_abi::map::RAM_BASE;
 use payload::psci::{self, Conduit};
-use payload::{cpu, mem, mmu, timer};
+use payload::timer::{self, Timer};
+use payload::{cpu, mem, mmu};
 
 payload::guest!(main);
 
@@ -74,6 +75,17 @@ fn carry_out(order: u64, [a, b, c, d]: [u64; 4]) -> [u64; 2] {
                 done += n;
             }
             [done, 0]
+        }
+        orders::SLEEP => {
+            let timer = Timer::Virtual;
+            let end = timer.now() + timer::ticks(a);
+            timer.set_compare(end);
+            timer.set_control(timer::ENABLE);
+            while timer.now() < end {
+                cpu::wfi();
+            }
+            timer.set_control(0);
+            [0; 2]
         }
         orders::OFF => psci::system_off(),
         _ => [u64::MAX; 2],

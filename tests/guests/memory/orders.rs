@@ -31,6 +31,8 @@ pub(crate) const LOAD: u64 = 6;
 pub(crate) const EACH: u64 = 7;
 /// Switches the VM off.
 pub(crate) const OFF: u64 = 8;
+/// `(ns)`: sleeps, so that root has the core to itself.
+pub(crate) const SLEEP: u64 = 9;
 
 /// The word that page `page` of [`LOAD`] holds in `round` at doubleword `n`: zero in one of
 /// four pages.

@@ -29,7 +29,7 @@ pub(crate) fn share_the_core() {
 }
 
 /// Sleeps for ten milliseconds: see `direct`.
-fn nap() {
+pub(crate) fn nap() {
     let timer = Timer::Virtual;
     let before = gic::taken(0);
     timer.set_compare(timer.now() + timer::ticks(10_000_000));
