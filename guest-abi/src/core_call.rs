@@ -79,11 +79,28 @@ pub enum CoreCall {
     /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
     /// the page that was pinned until now, or 0.
     VmPin = CoreCall::id(0x3c),
+    /// `(n, out_pa) -> ()`: writes a [`crate::device::DeviceInfo`] of the machine's function
+    /// number `n`, from 0; [`Status::Invalid`] past the last.
+    DeviceInfo = CoreCall::id(0x50),
+    /// `(vm, config_pa) -> (guest slot)`: gives a VM that is not started what a
+    /// [`crate::device::DeviceConfig`] says.
+    DeviceAssign = CoreCall::id(0x51),
+    /// `(function) -> ()`: takes all mappings away and resets it. [`Status::Again`]: not done.
+    DeviceReset = CoreCall::id(0x52),
+    /// `(function, bar, offset, bytes) -> ()`: takes mappings of at most 2 MiB of a BAR away, in
+    /// whole pages; the guest's next touch brings them back.
+    DeviceRevoke = CoreCall::id(0x53),
+    /// `(function, bar << 56 | offset, out_pa, bytes) -> (done)`: reads a BAR as the guest
+    /// would. At most 4096 bytes. [`Status::Again`] while the device is not ready;
+    /// [`Status::NotReady`] once it has had its time; [`Status::Off`] with its memory off.
+    DeviceRead = CoreCall::id(0x54),
+    /// As [`Self::DeviceRead`], writes to the BAR what is at `out_pa`.
+    DeviceWrite = CoreCall::id(0x55),
 }
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 30] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -108,6 +125,12 @@ impl CoreCall {
         Self::VmExchange,
         Self::HostMemory,
         Self::VmPin,
+        Self::DeviceInfo,
+        Self::DeviceAssign,
+        Self::DeviceReset,
+        Self::DeviceRevoke,
+        Self::DeviceRead,
+        Self::DeviceWrite,
     ];
 
     const fn id(number: u32) -> u32 {
@@ -146,11 +169,21 @@ pub enum Status {
     Protected = -10,
     /// Storage keys, or page states, are not in use in this VM.
     KeysOff = -11,
+    /// No function has this number, or it cannot be handed to a VM.
+    NoDevice = -20,
+    /// Another VM has the function.
+    InUse = -21,
+    /// The device did not become ready in time (ETIME).
+    NotReady = -22,
+    /// The device's memory is off, or the device is (EIO).
+    Off = -23,
+    /// The function begins transactions, and no SMMU bounds them.
+    Unprotected = -24,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -162,6 +195,11 @@ impl Status {
         Self::OutsideRam,
         Self::Protected,
         Self::KeysOff,
+        Self::NoDevice,
+        Self::InUse,
+        Self::NotReady,
+        Self::Off,
+        Self::Unprotected,
     ];
 
     /// Returns the status that x0 holds after a call.
@@ -328,6 +366,12 @@ mod tests {
         assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
         assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
         assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
+        assert_eq!(CoreCall::DeviceInfo as u32, 0xc600_8050);
+        assert_eq!(CoreCall::DeviceAssign as u32, 0xc600_8051);
+        assert_eq!(CoreCall::DeviceReset as u32, 0xc600_8052);
+        assert_eq!(CoreCall::DeviceRevoke as u32, 0xc600_8053);
+        assert_eq!(CoreCall::DeviceRead as u32, 0xc600_8054);
+        assert_eq!(CoreCall::DeviceWrite as u32, 0xc600_8055);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod core_call;
+pub mod device;
 pub mod guest_memory;
 pub mod map;
 pub mod memory_call;

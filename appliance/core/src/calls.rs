@@ -18,7 +18,7 @@ use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
-use crate::{guest_fault, hw, memory_calls, root, schedule, timer};
+use crate::{guest_fault, hw, memory_calls, passthrough, root, schedule, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -56,6 +56,12 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmExchange
         | CoreCall::HostMemory
         | CoreCall::VmPin => return memory_calls::handle(vcpu, call),
+        CoreCall::DeviceInfo
+        | CoreCall::DeviceAssign
+        | CoreCall::DeviceReset
+        | CoreCall::DeviceRevoke
+        | CoreCall::DeviceRead
+        | CoreCall::DeviceWrite => passthrough::handle(vcpu.vm(), call, [a, b, c, d]),
     };
     let (status, [first, second]) = match result {
         Ok(values) => (Status::Ok, values),
@@ -218,7 +224,20 @@ fn stop(handle: u64) -> Result<(), Status> {
 fn destroy(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let shared = vm.shared_pa;
+    passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))
+}
+
+/// Reads a record, for which any bytes are a value, from granted memory. Once: root may change
+/// it meanwhile.
+pub(crate) fn read_in<T: Copy>(root: &Vm, pa: u64) -> Result<T, Status> {
+    let from = granted(root, pa, size_of::<T>() as u64)?;
+    if !from.is_aligned(align_of::<T>() as u64) {
+        return Err(Status::Invalid);
+    }
+    // SAFETY: the range is granted RAM, mapped in the linear map and aligned, and every
+    // caller's record is integers.
+    Ok(unsafe { core::ptr::read_volatile(memory::ptr::<T>(from)) })
 }
 
 /// Writes a record to granted memory.

@@ -19,6 +19,7 @@ use spin::Mutex;
 use uart::Pl031;
 use vgic::{LrSet, Vgic};
 
+use crate::passthrough::Parked;
 use crate::regs::{El1Regs, FpRegs};
 use crate::serial::Serial;
 use crate::stage2::{self, Space, Stage2};
@@ -90,6 +91,8 @@ pub(crate) struct Vcpu {
     pub(crate) lrs: LrSet,
     /// Pages for its tables, taken while no lock is held.
     pub(crate) tables: Cache,
+    /// The device it waits for.
+    pub(crate) parked: Parked,
 }
 const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
@@ -128,6 +131,9 @@ pub(crate) struct VcpuControl {
     pub(crate) on_since: AtomicU64,
     /// Pages it said are unused ([`guest_memory`]).
     pub(crate) released: guest_memory::Released,
+    /// Counter value at which it is to be woken though no timer of its own asks for it; 0 for
+    /// never.
+    pub(crate) wake_at: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -226,6 +232,8 @@ pub(crate) struct Vm {
     pub(crate) reason_pc: AtomicU64,
     /// The page shared with root.
     pub(crate) shared_pa: Pa,
+    /// The machine's functions that it has, a bit each; see `passthrough`.
+    pub(crate) devices: AtomicU32,
     /// Stage 2.
     pub(crate) gmap: Space,
     /// Interrupts.
@@ -451,6 +459,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         reason_pc: AtomicU64::new(0),
         shared_pa,
         gmap: Space::new(plan.slot, gmap),
+        devices: AtomicU32::new(0),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),
@@ -498,6 +507,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             run_ticks: AtomicU64::new(0),
             on_since: AtomicU64::new(0),
             released: guest_memory::Released::new(),
+            wake_at: AtomicU64::new(0),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -512,6 +522,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             fp: FpRegs::ZERO,
             lrs: LrSet::new(world::list_registers()),
             tables: Cache::new(),
+            parked: Parked::default(),
         };
         // SAFETY: as for the control part.
         unsafe { private.write(value) };

@@ -235,6 +235,15 @@ pub(crate) fn tlbi_local() {
     }
 }
 
+/// Drops what any core has cached of core's own translation of `va`.
+pub(crate) fn tlbi_own(va: u64) {
+    // SAFETY: as above; the operand is VA[55:12] (D8.14).
+    unsafe {
+        asm!("dsb ishst", "tlbi vae2is, {}", "dsb ish", "isb", in(reg) va >> 12,
+             options(nostack, preserves_flags));
+    }
+}
+
 /// Drops all guests' translations on all cores. For boot.
 pub(crate) fn tlbi_all_guests() {
     // SAFETY: as above.

@@ -30,6 +30,7 @@ mod memory;
 mod memory_access;
 mod memory_calls;
 mod mmio;
+mod passthrough;
 mod per_cpu;
 mod physmap;
 mod pins;
@@ -67,6 +68,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     );
     hw::tlbi_all_guests();
     join();
+    passthrough::init(&machine.info);
     let cores = boot::start_cores(&machine.info, image_pa);
     root::boot(&machine, cores, reset_ticks);
     run()

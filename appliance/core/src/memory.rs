@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::Pa;
+use arch::{Pa, Width};
 use boot_entry::PHYSMAP;
 use boot_info::{BootInfo, Range};
 use gmap::Pool;
@@ -333,6 +333,18 @@ fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     unsafe {
         core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
     }
+}
+
+/// Reads a byte or a word from RAM that the caller has the right to read.
+pub(crate) fn load(from: Pa, width: Width) -> u64 {
+    let bytes = if width == Width::Byte { 1 } else { 4 };
+    let mut value = 0;
+    for n in (0..bytes).rev() {
+        let at = va(from).wrapping_add(n) as *const u8;
+        // SAFETY: the caller vouches for RAM in the linear map; others may change it meanwhile.
+        value = value << 8 | u64::from(unsafe { core::ptr::read_volatile(at) });
+    }
+    value
 }
 
 /// Returns whether the frame is one that the pool deals in: RAM that is not core's own.

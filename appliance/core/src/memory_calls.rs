@@ -56,7 +56,13 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmDestroy
         | CoreCall::VmInfo
         | CoreCall::VmConsole
-        | CoreCall::HostInfo => Err(Status::NotSupported),
+        | CoreCall::HostInfo
+        | CoreCall::DeviceInfo
+        | CoreCall::DeviceAssign
+        | CoreCall::DeviceReset
+        | CoreCall::DeviceRevoke
+        | CoreCall::DeviceRead
+        | CoreCall::DeviceWrite => Err(Status::NotSupported),
     };
     let (status, values) = match answer {
         Ok(answer) => answer,

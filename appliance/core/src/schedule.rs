@@ -93,6 +93,22 @@ pub(crate) fn block(vcpu: &mut Vcpu) {
     }
 }
 
+/// Takes `vcpu`, which runs on this core, off it until something wakes it. Unless it has its
+/// interrupts masked, one that is pending keeps it running: it can be taken first.
+pub(crate) fn pause(vcpu: &mut Vcpu) {
+    const PSTATE_I: u64 = 1 << 7;
+    if vcpu.pstate & PSTATE_I == 0 {
+        block(vcpu);
+        return;
+    }
+    let cpu = per_cpu::this();
+    let _queue = cpu.queue.lock();
+    if !vcpu.attention.load(Ordering::Acquire) {
+        vcpu.set_run(Run::Blocked);
+        cpu.resched.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Lets others of this core run, if any wait.
 pub(crate) fn yield_now() {
     let cpu = per_cpu::this();

@@ -3,7 +3,7 @@
 //!
 //! The lock is held shared by faults, age, dirty logs, keys and page states, exclusively by
 //! whoever takes frames or tables away. It is taken after no other lock but the console's and
-//! before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
+//! a device's, and before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
 //! frames to be wiped.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
