@@ -24,5 +24,6 @@ mod common;
 mod hostile;
 mod lifecycle;
 mod linux;
+mod memory;
 mod plain;
 mod refusals;
