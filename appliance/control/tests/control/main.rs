@@ -7,6 +7,7 @@
 
 mod framing;
 mod life;
+mod memory;
 mod requests;
 mod streams;
 mod support;
