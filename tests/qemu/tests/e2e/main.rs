@@ -25,5 +25,6 @@ mod hostile;
 mod lifecycle;
 mod linux;
 mod memory;
+mod memory_api;
 mod plain;
 mod refusals;
