@@ -29,6 +29,7 @@ const COPY_BYTES_MAX: u64 = 256 << 10;
 static GRANTED: AtomicU64 = AtomicU64::new(0);
 
 /// Answers a call of root's.
+#[inline(never)]
 pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let [_, a, b, c, d, ..] = vcpu.gpr;
     let result = match call {

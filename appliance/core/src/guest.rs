@@ -549,6 +549,9 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
         return Err(Status::Again);
     }
     let machine = &mut vm.gmap.machine();
+    if let Some(frame) = vm.gmap.huge.lock().take() {
+        frame.free(machine);
+    }
     if vm.gmap.exclusive().destroy(machine, 256) == gmap::Progress::More {
         return Err(Status::Again);
     }

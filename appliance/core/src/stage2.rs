@@ -9,7 +9,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Vmids, WorkingSet};
+use gmap::{Event, Features, Gmap, Machine, Scrubbing, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
@@ -130,6 +130,8 @@ pub(crate) struct Space {
     pub(crate) working_set: Mutex<WorkingSet>,
     /// How far shared pages have been given frames of the VM's own. Changes under the lock.
     pub(crate) unshared: AtomicU64,
+    /// A frame of 1 GiB that a fault waits for, as far as it is zeroed.
+    pub(crate) huge: Mutex<Option<Scrubbing>>,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -144,6 +146,7 @@ impl Space {
             reclaimed: AtomicU64::new(0),
             working_set: Mutex::new(WorkingSet::default()),
             unshared: AtomicU64::new(0),
+            huge: Mutex::new(None),
             pins: pins::Pins::new(),
         }
     }

@@ -115,6 +115,7 @@ fn main() -> ! {
         touch_tests::gibibyte
     ));
     guest.end();
+    test::run_test(&el1_test!("b15_a_gibibyte_in_one_leaf", touch_tests::huge));
     test::run_test(&el1_test!(
         "m7_a_limit_ends_the_vm_that_meets_it",
         life_tests::limit
