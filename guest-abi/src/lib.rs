@@ -1,11 +1,12 @@
 //! What guests and root see of Skete.
 //!
 //! Numbers and layouts here are promises: [`map`] is the machine a guest believes it
-//! is, [`core_call`] is what root may ask of core, [`root_boot`] and [`vm_shared`] are
+//! is, [`pv`] what it is told of its vCPUs' turns, [`core_call`] is what root may ask of core, [`root_boot`] and [`vm_shared`] are
 //! the memory that core and root share. Nothing here allocates or is `unsafe`.
 #![no_std]
 
 pub mod core_call;
 pub mod map;
+pub mod pv;
 pub mod root_boot;
 pub mod vm_shared;
