@@ -114,6 +114,13 @@ impl Status {
     }
 }
 
+/// [`VmConfig::flags`]: the VM has no stolen time, and so no preempt hint.
+pub const VM_NO_PV_TIME: u32 = 1 << 0;
+/// [`VmConfig::flags`]: the VM has no preempt hint.
+pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
+/// Every flag there is.
+pub const VM_FLAGS: u32 = VM_NO_PV_TIME | VM_NO_PREEMPT_HINT;
+
 /// What a VM is to be. Reserved bytes are zero.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -122,7 +129,7 @@ pub struct VmConfig {
     pub ram_bytes: u64,
     /// Number of vCPUs, 1 to [`crate::map::VCPUS_MAX`].
     pub vcpus: u32,
-    /// Reserved, zero.
+    /// Any of [`VM_FLAGS`].
     pub flags: u32,
     /// Name for reports, UTF-8, padded with zeroes.
     pub name: [u8; 64],
@@ -208,8 +215,10 @@ pub struct VmInfo {
     pub exits: [u64; EXIT_CLASSES],
     /// Guest RAM mapped in leaves of 4 KiB, 2 MiB and 1 GiB: number of leaves.
     pub leaves: [u64; 3],
-    /// Nanoseconds that vCPUs spent on a core.
+    /// Nanoseconds that vCPUs ran, answering their exits included and waiting by WFI not.
     pub run_ns: u64,
+    /// Nanoseconds that vCPUs wanted to run and did not.
+    pub stolen_ns: u64,
 }
 
 /// What core knows of the machine.

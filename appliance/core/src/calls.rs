@@ -214,17 +214,15 @@ fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
 fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let mut exits = [0_u64; EXIT_CLASSES];
-    let mut ticks = 0;
+    let (mut ticks, mut stolen) = (0, 0);
+    let now = hw::cntpct();
     for vcpu in vm.all_vcpus() {
         for (sum, n) in exits.iter_mut().zip(&vcpu.exits) {
             *sum = sum.wrapping_add(n.load(Ordering::Relaxed));
         }
-        ticks += vcpu.run_ticks.load(Ordering::Relaxed);
-        // The core that holds it adds this up only when it lets go.
-        let since = vcpu.on_since.load(Ordering::Relaxed);
-        if since != 0 {
-            ticks += hw::cntpct().saturating_sub(since);
-        }
+        let turns = vcpu.turns.lock();
+        ticks += turns.ran(now);
+        stolen += turns.queued(now) + turns.fault();
     }
     let stats = vm.gmap.lock().stats();
     let info = VmInfo {
@@ -236,6 +234,7 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
         exits,
         leaves: stats.leaves,
         run_ns: timer::nanoseconds(ticks),
+        stolen_ns: timer::nanoseconds(stolen),
     };
     write_out(root, out, &info)
 }

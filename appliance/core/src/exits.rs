@@ -121,9 +121,13 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u6
             return false;
         }
     }
+    let start = hw::cntpct();
     let result = vcpu.vm().gmap.lock().fault(&mut Frames, ipa, access);
     match result {
-        Ok(_) => true,
+        Ok(_) => {
+            vcpu.count_fault(start);
+            true
+        }
         Err(gmap::FaultError::OutOfMemory) => {
             console::println!(
                 "no memory left for the VM in slot {}: it is stopped",

@@ -11,10 +11,13 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 use ::vcpu::reset;
 use arch::{Ipa, Pa};
 use gmap::{Features, Gmap};
-use guest_abi::core_call::{EXIT_CLASSES, ExitClass, Status, VmConfig, VmState};
+use guest_abi::core_call::{
+    EXIT_CLASSES, ExitClass, Status, VM_FLAGS, VM_NO_PV_TIME, VmConfig, VmState,
+};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use guest_abi::vm_shared::{VM_SHARED_BYTES, VmShared};
+use sched::Turns;
 use spin::Mutex;
 use uart::Pl031;
 use vgic::{LrSet, Vgic};
@@ -22,7 +25,7 @@ use vgic::{LrSet, Vgic};
 use crate::memory::{self, Frames};
 use crate::regs::{El1Regs, FpRegs};
 use crate::serial::Serial;
-use crate::{hw, per_cpu, world};
+use crate::{hw, paravirt, per_cpu, world};
 
 /// Slot of root, behind the guests'.
 pub(crate) const ROOT_SLOT: usize = VMS_MAX;
@@ -120,10 +123,8 @@ pub(crate) struct VcpuControl {
     pub(crate) attention: AtomicBool,
     /// Exits by class. Written by the home core alone.
     pub(crate) exits: [AtomicU64; EXIT_CLASSES],
-    /// Ticks spent on a core before it was last put on one. Written by the home core alone.
-    pub(crate) run_ticks: AtomicU64,
-    /// CNTPCT_EL0 when it was put on the core that holds it; 0 if none does.
-    pub(crate) on_since: AtomicU64,
+    /// What its time went to. Changes with `run`; the innermost lock.
+    pub(crate) turns: Mutex<Turns>,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -149,8 +150,8 @@ impl VcpuControl {
         Run::from_u8(self.run.load(Ordering::Acquire))
     }
 
-    /// Changes whether it wants to run. The caller holds the home core's queue.
-    pub(crate) fn set_run(&self, run: Run) {
+    /// Stores whether it wants to run; for `paravirt`, which tells the guest too.
+    pub(crate) fn store_run(&self, run: Run) {
         self.run.store(run as u8, Ordering::Release);
     }
 
@@ -222,6 +223,10 @@ pub(crate) struct Vm {
     pub(crate) reason_pc: AtomicU64,
     /// The page shared with root.
     pub(crate) shared_pa: Pa,
+    /// What it is not to have: `VM_NO_…` of guest-abi.
+    pub(crate) flags: u32,
+    /// The frame of its vCPUs' lines, if it is told of stolen time.
+    pub(crate) lines: Option<Pa>,
     /// Stage 2.
     pub(crate) gmap: Mutex<Gmap>,
     /// Interrupts.
@@ -289,6 +294,7 @@ impl Vm {
             + (memory::FRAME << VM_ORDER)
             + (memory::FRAME << SHARED_ORDER)
             + self.vcpus as u64 * (memory::FRAME << VCPU_ORDER)
+            + self.lines.map_or(0, |_| memory::FRAME)
     }
 }
 
@@ -335,6 +341,7 @@ pub(crate) struct Plan {
     pub(crate) ram_bytes: u64,
     pub(crate) vcpus: usize,
     pub(crate) ipa_bits: u8,
+    pub(crate) flags: u32,
 }
 
 /// Builds a guest. Maps nothing of its RAM.
@@ -342,7 +349,7 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
     let vcpus = usize::try_from(config.vcpus).map_err(|_| Status::Invalid)?;
     if vcpus == 0
         || vcpus > VCPUS_MAX
-        || config.flags != 0
+        || config.flags & !VM_FLAGS != 0
         || config.ram_bytes == 0
         || config.ram_bytes & 0x1f_ffff != 0
         || config.ram_bytes > map::RAM_MAX_BYTES
@@ -358,6 +365,7 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
         ram_bytes: config.ram_bytes,
         vcpus,
         ipa_bits: GUEST_IPA_BITS,
+        flags: config.flags,
     };
     create(&plan, &mut lifecycle)
 }
@@ -369,13 +377,14 @@ pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, S
         ram_bytes,
         vcpus: 1,
         ipa_bits,
+        flags: VM_NO_PV_TIME,
     };
     create(&plan, &mut LIFECYCLE.lock())
 }
 
 /// Blocks that are freed again unless building succeeds.
 struct Blocks {
-    held: [Option<(Pa, u8)>; VCPUS_MAX + 2],
+    held: [Option<(Pa, u8)>; VCPUS_MAX + 3],
     len: usize,
 }
 
@@ -399,7 +408,7 @@ impl Drop for Blocks {
 
 fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     let mut blocks = Blocks {
-        held: [None; VCPUS_MAX + 2],
+        held: [None; VCPUS_MAX + 3],
         len: 0,
     };
     let vm_pa = blocks.alloc(VM_ORDER)?;
@@ -408,6 +417,10 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     for pa in vcpu_pas.iter_mut().take(plan.vcpus) {
         *pa = blocks.alloc(VCPU_ORDER)?;
     }
+    let lines = match plan.flags & VM_NO_PV_TIME {
+        0 => Some(blocks.alloc(0)?),
+        _ => None,
+    };
     // VMID 0 is core's own; root's is the highest.
     let vmid = plan.slot as u16 + 1;
     let features = Features {
@@ -417,12 +430,22 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
     let mut gmap =
         Gmap::new(&mut Frames, vmid, plan.ipa_bits, features).map_err(|_| Status::Exhausted)?;
-    if gmap.add_ram(&mut Frames, ram, plan.ram_bytes).is_err() {
+    let built = gmap
+        .add_ram(&mut Frames, ram, plan.ram_bytes)
+        .map_err(|_| Status::Invalid)
+        .and_then(|()| match lines {
+            Some(pa) => paravirt::show(&mut gmap, pa).map_err(|_| Status::Exhausted),
+            None => Ok(()),
+        });
+    if let Err(status) = built {
         let _ = gmap.destroy(&mut Frames, usize::MAX);
-        return Err(Status::Invalid);
+        return Err(status);
+    }
+    if let Some(pa) = lines {
+        paravirt::init(pa, plan.vcpus);
     }
     // Nothing fails from here on: the blocks stay.
-    blocks.held = [None; VCPUS_MAX + 2];
+    blocks.held = [None; VCPUS_MAX + 3];
 
     *generation = generation.wrapping_add(1).max(1);
     let vm = memory::ptr::<Vm>(vm_pa);
@@ -443,6 +466,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         reason: AtomicU32::new(0),
         reason_pc: AtomicU64::new(0),
         shared_pa,
+        flags: plan.flags,
+        lines,
         gmap: Mutex::new(gmap),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
@@ -488,8 +513,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             run: AtomicU8::new(Run::Off as u8),
             attention: AtomicBool::new(false),
             exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
-            run_ticks: AtomicU64::new(0),
-            on_since: AtomicU64::new(0),
+            turns: Mutex::new(Turns::new()),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -540,11 +564,14 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
             memory::free(frame, VCPU_ORDER);
         }
     }
-    let shared = vm.shared_pa;
+    let (shared, lines) = (vm.shared_pa, vm.lines);
     if let Some(entry) = VMS.get(vm.slot) {
         let vm = entry.swap(ptr::null_mut(), Ordering::AcqRel);
         memory::free(memory::pa_of(vm as u64), VM_ORDER);
     }
     memory::free(shared, SHARED_ORDER);
+    if let Some(pa) = lines {
+        memory::free(pa, 0);
+    }
     Ok(())
 }

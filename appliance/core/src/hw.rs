@@ -113,6 +113,13 @@ pub(crate) fn wfi() {
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) }
 }
 
+/// Signals an event to every core: what waits by WFE looks again.
+pub(crate) fn sev() {
+    // SAFETY: an event wakes, and changes nothing else. The barrier lets the woken see what
+    // was stored before.
+    unsafe { asm!("dsb ishst", "sev", options(nostack, preserves_flags)) }
+}
+
 /// Completes earlier register writes.
 #[inline(always)]
 pub(crate) fn isb() {

@@ -24,6 +24,7 @@ mod interrupt;
 mod layout;
 mod memory;
 mod mmio;
+mod paravirt;
 mod per_cpu;
 mod physmap;
 mod regs;

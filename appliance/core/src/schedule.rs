@@ -8,6 +8,7 @@
 use core::sync::atomic::Ordering;
 
 use guest_abi::core_call::VmState;
+use sched::Phase;
 
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
@@ -19,7 +20,7 @@ pub(crate) fn wake(vcpu: &VcpuControl) {
     let mut queue = home.queue.lock();
     match vcpu.run() {
         Run::Blocked => {
-            vcpu.set_run(Run::Queued);
+            vcpu.set_run(Run::Queued, hw::cntpct());
             enqueue(&mut queue, vcpu);
         }
         Run::Running => {
@@ -45,7 +46,7 @@ pub(crate) fn power_on(vcpu: &VcpuControl, pc: u64, x0: u64) -> bool {
         return false;
     }
     *vcpu.start.lock() = Some((pc, x0));
-    vcpu.set_run(Run::Queued);
+    vcpu.set_run(Run::Queued, hw::cntpct());
     enqueue(&mut queue, vcpu);
     drop(queue);
     notify(home);
@@ -73,7 +74,7 @@ fn notify(home: &PerCpu) {
 pub(crate) fn power_off(vcpu: &VcpuControl) {
     let cpu = per_cpu::this();
     let _queue = cpu.queue.lock();
-    vcpu.set_run(Run::Off);
+    vcpu.set_run(Run::Off, hw::cntpct());
     cpu.resched.store(true, Ordering::Relaxed);
 }
 
@@ -84,12 +85,38 @@ pub(crate) fn block(vcpu: &mut Vcpu) {
         return;
     }
     let cpu = per_cpu::this();
+    wait_here(cpu, vcpu);
     let _queue = cpu.queue.lock();
     // Whoever pends an interrupt sets `attention` first and looks at `run` second; here it
     // is the other way round, under the lock that orders both.
     if !vcpu.attention.load(Ordering::Acquire) {
-        vcpu.set_run(Run::Blocked);
+        vcpu.set_run(Run::Blocked, hw::cntpct());
         cpu.resched.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits with `vcpu` loaded and running until it, or anyone else, has something to do: while
+/// it is alone on its core, waiting and going on costs no choice of who runs.
+fn wait_here(cpu: &PerCpu, vcpu: &Vcpu) {
+    let busy = || {
+        vcpu.attention.load(Ordering::Acquire)
+            || cpu.resched.load(Ordering::Acquire)
+            || cpu.slice_end.load(Ordering::Relaxed) != u64::MAX
+    };
+    if busy() {
+        return;
+    }
+    vcpu.enter(Phase::Waiting, hw::cntpct());
+    while !busy() {
+        idle(cpu);
+    }
+    vcpu.enter(Phase::Running, hw::cntpct());
+}
+
+/// Lets `target`, a vCPU of the same VM, have this core if it wants to run and does not.
+pub(crate) fn yield_to(target: &VcpuControl) {
+    if target.run() == Run::Queued {
+        yield_now();
     }
 }
 
@@ -232,7 +259,11 @@ fn pick(cpu: &PerCpu) -> Option<*mut Vcpu> {
                 current
             } else {
                 let next = queue.pop()?;
-                vcpu.set_run(Run::Queued);
+                if slice_end == 0 {
+                    vcpu.set_run(Run::Queued, now);
+                } else {
+                    vcpu.set_preempted(now);
+                }
                 // To the back even when root cut its slice short: at the front it could keep
                 // the core for ever, with a root that wakes often enough.
                 queue
@@ -251,8 +282,8 @@ fn pick(cpu: &PerCpu) -> Option<*mut Vcpu> {
             next.map_or(core::ptr::null_mut(), guest::pointer)
         }
     };
-    if let Some(vcpu) = world::as_mut(next) {
-        vcpu.set_run(Run::Running);
+    if let Some(vcpu) = world::as_mut(next).filter(|v| v.run() != Run::Running) {
+        vcpu.set_run(Run::Running, now);
     }
     let alone = queue.is_empty();
     drop(queue);

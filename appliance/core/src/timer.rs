@@ -1,6 +1,6 @@
 //! EL2's own timer (CNTHP): ends time slices and wakes vCPUs that wait for theirs.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::guest::{self, Vcpu};
 use crate::per_cpu::PerCpu;
@@ -25,8 +25,20 @@ pub(crate) fn ticks(ns: u64) -> u64 {
 
 /// Converts ticks of the counter to nanoseconds.
 pub(crate) fn nanoseconds(ticks: u64) -> u64 {
-    (u128::from(ticks) * 1_000_000_000 / u128::from(hw::cntfrq().max(1))) as u64
+    let scale = match NS_PER_TICK.load(Ordering::Relaxed) {
+        0 => {
+            let scale = (1_000_000_000 << 32) / hw::cntfrq().max(1);
+            NS_PER_TICK.store(scale, Ordering::Relaxed);
+            scale
+        }
+        scale => scale,
+    };
+    ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
 }
+
+/// Nanoseconds of a tick, times 2^32: this is computed at each switch, and a division of 128
+/// bits takes as long as the switch.
+static NS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 
 /// Notes when `vcpu`, whose registers were just saved, wants to be woken by its timers.
 pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {

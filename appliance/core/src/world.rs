@@ -22,8 +22,8 @@ static PA_RANGE: AtomicU8 = AtomicU8::new(0);
 static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
 static MIDR: AtomicU64 = AtomicU64::new(0);
 
-/// Bits of HCR_EL2 that make WFI and WFE leave the guest.
-const WAITS: u64 = 1 << 13 | 1 << 14;
+/// HCR_EL2.TWE: WFE leaves the guest. WFI always does, so that its time is known.
+const TWE: u64 = 1 << 14;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
@@ -126,10 +126,10 @@ fn set_hcr(cpu: &PerCpu, value: u64) {
     }
 }
 
-/// Lets WFI and WFE wait in the guest when nobody else wants the core, or not.
+/// Lets WFE wait in the guest when nobody else wants the core, or not.
 pub(crate) fn trap_waits(cpu: &PerCpu, trap: bool) {
     let old = cpu.hcr.load(Ordering::Relaxed);
-    set_hcr(cpu, if trap { old | WAITS } else { old & !WAITS });
+    set_hcr(cpu, if trap { old | TWE } else { old & !TWE });
 }
 
 /// Makes `next` the vCPU whose registers this core holds.
@@ -182,13 +182,14 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     }
     hw::set_ich_hcr(vcpu.lrs.hcr);
     vcpu.el1.load();
-    vcpu.on_since.store(hw::cntpct().max(1), Ordering::Relaxed);
+    vcpu.put_on(cpu.index.load(Ordering::Relaxed));
     hw::isb();
 }
 
 const TIMERS: u32 = 1 << VTIMER_INTID | 1 << PTIMER_INTID;
 
 fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
+    vcpu.taken_off();
     fold(vcpu);
     vcpu.el1.save();
     // What the guest armed stays in `el1`; the core's timers fall silent.
@@ -200,9 +201,6 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);
-    let ticks = hw::cntpct() - vcpu.on_since.swap(0, Ordering::Relaxed);
-    let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
-    vcpu.run_ticks.store(sum, Ordering::Relaxed);
     timer::remember(cpu, vcpu);
 }
 

@@ -6,9 +6,11 @@
 
 mod deadlines;
 mod run_queue;
+mod turns;
 
 pub use deadlines::Deadlines;
 pub use run_queue::{Full, RunQueue};
+pub use turns::{Phase, Turns};
 
 /// Nanoseconds a vCPU may keep a core that others wait for.
 pub const SLICE_NS: u64 = 10_000_000;
