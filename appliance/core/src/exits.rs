@@ -41,7 +41,8 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
                 Wait::Wfi => schedule::block(vcpu),
                 // A wait with a deadline, or for an event, may end at any time: the others
                 // of this core get their turn, and it looks again.
-                Wait::Wfe | Wait::Wfit | Wait::Wfet => schedule::yield_now(),
+                Wait::Wfe | Wait::Wfet => schedule::yield_by_spinner(vcpu),
+                Wait::Wfit => schedule::yield_now(),
             }
         }
         Exit::Smc { .. } => {

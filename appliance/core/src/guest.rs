@@ -6,7 +6,9 @@
 #![expect(unsafe_code, reason = "records live in frames, reached by pointer")]
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use ::vcpu::reset;
 use arch::{Ipa, Pa};
@@ -17,7 +19,7 @@ use guest_abi::core_call::{
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use guest_abi::vm_shared::{VM_SHARED_BYTES, VmShared};
-use sched::Turns;
+use sched::{Cap, Turns};
 use spin::Mutex;
 use uart::Pl031;
 use vgic::{LrSet, Vgic};
@@ -43,6 +45,11 @@ const VCPU_ORDER: u8 = 0;
 const SHARED_ORDER: u8 = 2;
 const _: () = assert!(size_of::<Vm>() <= 4096 << VM_ORDER);
 const _: () = assert!(VM_SHARED_BYTES == 4096 << SHARED_ORDER);
+
+/// Root's share: while it works, a guest on its core gets a tenth.
+const ROOT_WEIGHT: u32 = 1000;
+/// No core.
+pub(crate) const NOWHERE: usize = usize::MAX;
 
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
 const GUEST_IPA_BITS: u8 = 40;
@@ -72,8 +79,9 @@ impl Run {
     }
 }
 
-/// One vCPU, as its home core has it: nobody else touches this. `vectors.S` knows the
-/// offsets of the first three fields.
+/// One vCPU, as the core that holds it has it, or else its home: nobody else touches this.
+/// (Its home changes only while no core holds it, see `place`.) `vectors.S` knows the offsets
+/// of the first three fields.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Vcpu {
@@ -114,8 +122,17 @@ pub(crate) struct VcpuControl {
     pub(crate) index: usize,
     /// Its number on the machine.
     pub(crate) id: u16,
-    /// The core it runs on.
-    pub(crate) home: usize,
+    /// The core it runs on. Changes under the locks of both queues, while no core holds it.
+    home: AtomicUsize,
+    /// Bit n: it may run on core n.
+    pub(crate) affinity: AtomicU32,
+    /// A core holds its registers.
+    held: AtomicBool,
+    /// The core that held them last, and the one whose deadlines it is among.
+    pub(crate) last_on: AtomicUsize,
+    pub(crate) deadline_at: AtomicUsize,
+    /// Its age (`sched::Entity`) while it is in no queue.
+    pub(crate) age: AtomicU64,
     /// Where it is to start: PC and x0, from when that is asked for until it happens.
     pub(crate) start: Mutex<Option<(u64, u64)>>,
     run: AtomicU8,
@@ -148,6 +165,35 @@ impl VcpuControl {
     /// live with an answer that is old.
     pub(crate) fn run(&self) -> Run {
         Run::from_u8(self.run.load(Ordering::Acquire))
+    }
+
+    /// Returns the core it runs on: certain under the lock of that core's queue.
+    #[inline(always)]
+    pub(crate) fn home(&self) -> usize {
+        self.home.load(Ordering::Acquire)
+    }
+
+    /// Gives it to another core. The caller holds both queues, and no core holds it.
+    pub(crate) fn set_home(&self, core: usize) {
+        self.home.store(core, Ordering::Release);
+    }
+
+    /// Returns whether it may run on `core`. Root stays on the first: its devices'
+    /// interrupts come there.
+    #[inline(always)]
+    pub(crate) fn may_run_on(&self, core: usize) -> bool {
+        self.affinity.load(Ordering::Acquire) >> core & 1 == 1
+    }
+
+    /// Returns whether a core holds its registers. While it is queued and none does, its
+    /// queue's lock keeps it so.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// Notes that this core holds its registers, or that it has put them down.
+    pub(crate) fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
     }
 
     /// Stores whether it wants to run; for `paravirt`, which tells the guest too.
@@ -223,6 +269,12 @@ pub(crate) struct Vm {
     pub(crate) reason_pc: AtomicU64,
     /// The page shared with root.
     pub(crate) shared_pa: Pa,
+    /// Its share, and how many vCPUs want it.
+    pub(crate) weight: AtomicU32,
+    pub(crate) busy: AtomicU32,
+    /// Its limit, and whether it has one.
+    pub(crate) cap: Mutex<Cap>,
+    pub(crate) capped: AtomicBool,
     /// What it is not to have: `VM_NO_…` of guest-abi.
     pub(crate) flags: u32,
     /// The frame of its vCPUs' lines, if it is told of stolen time.
@@ -466,6 +518,14 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         reason: AtomicU32::new(0),
         reason_pc: AtomicU64::new(0),
         shared_pa,
+        weight: AtomicU32::new(if plan.slot == ROOT_SLOT {
+            ROOT_WEIGHT
+        } else {
+            sched::WEIGHT_DEFAULT
+        }),
+        busy: AtomicU32::new(0),
+        cap: Mutex::new(Cap::NONE),
+        capped: AtomicBool::new(false),
         flags: plan.flags,
         lines,
         gmap: Mutex::new(gmap),
@@ -508,7 +568,12 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             vm: NonNull::from(vm),
             index,
             id: id as u16,
-            home,
+            home: AtomicUsize::new(home),
+            affinity: AtomicU32::new(if plan.slot == ROOT_SLOT { 1 } else { u32::MAX }),
+            held: AtomicBool::new(false),
+            last_on: AtomicUsize::new(NOWHERE),
+            deadline_at: AtomicUsize::new(NOWHERE),
+            age: AtomicU64::new(0),
             start: Mutex::new(None),
             run: AtomicU8::new(Run::Off as u8),
             attention: AtomicBool::new(false),

@@ -27,6 +27,7 @@ mod mmio;
 mod paravirt;
 mod per_cpu;
 mod physmap;
+mod place;
 mod regs;
 mod root;
 mod schedule;

@@ -52,8 +52,20 @@ impl VcpuControl {
             Run::Running => Phase::Running,
             Run::Blocked => Phase::Waiting,
         };
+        let wants = |run| matches!(run, Run::Queued | Run::Running);
+        let busy = &self.vm().busy;
+        match (wants(self.run()), wants(run)) {
+            (false, true) => _ = busy.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = busy.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
         self.store_run(run);
         self.enter(phase, now);
+    }
+
+    /// Returns whether it wants to run and was switched out against its will.
+    pub(crate) fn is_preempted(&self) -> bool {
+        self.turns.lock().is_preempted()
     }
 
     /// Makes it wait for its core, which it did not give up. The caller holds its queue.

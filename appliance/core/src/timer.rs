@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::guest::{self, Vcpu};
-use crate::per_cpu::PerCpu;
+use crate::per_cpu::{self, PerCpu};
 use crate::{hw, schedule};
 
 /// Its interrupt (PPI 10 by SBSA and QEMU).
@@ -47,6 +47,7 @@ pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
         (el1.cntv_ctl & RUNNING_MASK == RUNNING).then(|| el1.cntv_cval.wrapping_add(el1.cntvoff));
     let phys = (el1.cntp_ctl & RUNNING_MASK == RUNNING).then_some(el1.cntp_cval);
     let mut deadlines = cpu.deadlines.lock();
+    vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
     match virt.into_iter().chain(phys).min() {
         // 128 vCPUs of one core may wait; one more is woken at once, and asks again.
         Some(at) => {
@@ -61,11 +62,25 @@ pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
     }
 }
 
+/// Forgets when `vcpu`, whose timers run on this core now, was to be woken. It may have been
+/// put down on another core.
+pub(crate) fn forget(cpu: &PerCpu, vcpu: &Vcpu) {
+    let at = vcpu.deadline_at.load(Ordering::Relaxed);
+    if at != cpu.number() && at != guest::NOWHERE {
+        per_cpu::cpu(at).deadlines.lock().clear(vcpu.id);
+    }
+}
+
+/// Returns the times that scheduling works with.
+pub(crate) fn tuning() -> sched::Tuning {
+    sched::Tuning::new(hw::cntfrq())
+}
+
 /// Programs the timer for what this core waits for.
 pub(crate) fn arm(cpu: &PerCpu) {
-    let slice = cpu.slice_end.load(Ordering::Relaxed);
+    let turn = cpu.wakes_at.load(Ordering::Relaxed);
     let deadline = cpu.deadlines.lock().earliest().unwrap_or(u64::MAX);
-    let at = slice.min(deadline);
+    let at = turn.min(deadline);
     if at == u64::MAX {
         hw::set_cnthp_ctl(0);
     } else {

@@ -142,9 +142,14 @@ pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
         put(cpu, previous);
     }
     if let Some(next) = as_mut(next) {
+        next.set_held(true);
         load(cpu, next);
     }
     cpu.current.store(next, Ordering::Release);
+    // Only now may another core take it.
+    if let Some(previous) = as_mut(previous) {
+        previous.set_held(false);
+    }
     // What was put may want to be woken by a timer that this core no longer runs.
     timer::arm(cpu);
 }
@@ -165,9 +170,12 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::set_vtcr_el2(vm.vtcr);
     hw::set_vttbr_el2(vm.vttbr);
     hw::isb();
-    if same_vmid || vm.vcpus > 1 {
+    // So may this vCPU, elsewhere: what it retired there is still cached here.
+    let here = cpu.number();
+    if same_vmid || vm.vcpus > 1 || vcpu.last_on.swap(here, Ordering::Relaxed) != here {
         hw::tlbi_local();
     }
+    timer::forget(cpu, vcpu);
     vcpu.fp.load();
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);

@@ -75,12 +75,17 @@ impl Turns {
     /// and still wants to run. `None` if the guest knows.
     #[must_use]
     pub fn news(&mut self) -> Option<bool> {
-        let hint = self.against_its_will && self.phase == Phase::Queued;
+        let hint = self.is_preempted();
         if hint == self.told {
             return None;
         }
         self.told = hint;
         Some(hint)
+    }
+
+    /// Returns whether the vCPU wants to run and was switched out against its will.
+    pub fn is_preempted(&self) -> bool {
+        self.against_its_will && self.phase == Phase::Queued
     }
 
     /// Returns what the vCPU does.

@@ -26,3 +26,4 @@ mod lifecycle;
 mod linux;
 mod plain;
 mod refusals;
+mod turns;
