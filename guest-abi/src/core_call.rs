@@ -4,8 +4,8 @@
 //! 6.2), from 0x8000 up: below are the calls any guest may make. Only root's vCPU may
 //! make these; for anyone else they do not exist.
 //!
-//! x0 holds the call and, on return, a [`Status`]; x1 to x4 hold arguments, and results
-//! where a call has any. Every address is physical and must lie in frames granted to
+//! x0 holds the call and, on return, a [`Status`]; x1 to x6 hold arguments, and x1 to x3
+//! results where a call has any. Every address is physical and must lie in frames granted to
 //! root. Core copies what it reads before it looks at it.
 
 /// A core call.
@@ -33,13 +33,78 @@ pub enum CoreCall {
     VmInfo = CoreCall::id(0x16),
     /// `(vm) -> ()`: says that root put bytes into, or took bytes from, the console rings.
     VmConsole = CoreCall::id(0x17),
+    /// `(vm, weight, percent) -> ()`: a VM's share, 1 to 10,000 (100 is the default), and the
+    /// most it may run, in per cent of one core (0: no limit). At any time.
+    VmShare = CoreCall::id(0x18),
+    /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
+    /// must be among them. At any time: it leaves any other at once.
+    VcpuAffinity = CoreCall::id(0x19),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
+    /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
+    VmMemory = CoreCall::id(0x30),
+    /// `(vm, policy_pa) -> ()`: sets a [`crate::memory_call::MemoryPolicy`].
+    VmMemoryPolicy = CoreCall::id(0x31),
+    /// `(vm, scan, ipa, bytes, bitmap_pa, cursor) -> (cursor, found_bytes)`: looks for pages
+    /// as [`crate::memory_call::Scan`] says, in `bytes` (at most
+    /// [`crate::memory_call::SCAN_BYTES_MAX`]) from `ipa`, and sets bit n of the bitmap for
+    /// page `ipa + 4096 * n`. Bits are only set, never cleared. The bitmap is a multiple of 8
+    /// bytes, at a multiple of 8; without one (`bitmap_pa` 0) pages are only counted.
+    VmMemoryScan = CoreCall::id(0x32),
+    /// `(vm, what, ipa, bytes, cursor, most_bytes) -> (cursor, freed_bytes)`: takes memory back,
+    /// as the bits of [`crate::memory_call::reclaim`] say; ends early once about `most_bytes` are
+    /// freed.
+    VmReclaim = CoreCall::id(0x33),
+    /// `(vm, op, ipa, key) -> (old)`: one [`crate::memory_call::KeyOp`] on the key of a page.
+    /// Setting and resetting put keys into use ([`Status::Again`] until that is done).
+    VmKey = CoreCall::id(0x34),
+    /// `(vm, ipa, pages, out_pa) -> (done)`: reads the keys of pages, a byte each.
+    /// [`Status::KeysOff`] while no key was ever used.
+    VmKeysRead = CoreCall::id(0x35),
+    /// `(vm, ipa, pages, source_pa) -> (done)`: writes the keys of pages, a byte each.
+    VmKeysWrite = CoreCall::id(0x36),
+    /// `(vm, op, ipa, pages, pa) -> (done, first_ipa, next_ipa)`: one
+    /// [`crate::memory_call::StatesOp`]. `first_ipa` is where the states that were read or
+    /// written begin; `next_ipa`, if not 0, is where to go on.
+    VmPageStates = CoreCall::id(0x37),
+    /// `(vm, ipa, bytes, out_pa, access_key) -> (done)`: reads the VM's RAM, with a storage
+    /// key. RAM without a frame reads as zero and gets none. Each page is checked before any
+    /// of its bytes are copied: [`Status::Protected`].
+    VmRead = CoreCall::id(0x38),
+    /// `(vm, ipa, bytes, source_pa, access_key) -> (done)`: as [`Self::VmRead`], and writes.
+    VmWrite = CoreCall::id(0x39),
+    /// `(vm, ipa, bytes, exchange_pa, access_key) -> (swapped)`: compares 1, 2, 4, 8 or 16
+    /// bytes at a multiple of `bytes` with [`crate::memory_call::Exchange::old`], and if they
+    /// are equal replaces them, all in one atomic access; `old` becomes what was there.
+    VmExchange = CoreCall::id(0x3a),
+    /// `(out_pa) -> ()`: writes a [`crate::memory_call::HostMemory`].
+    HostMemory = CoreCall::id(0x3b),
+    /// `(vm, vcpu, ipa) -> (before)`: the page at `ipa` stays populated and writable while this
+    /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
+    /// the page that was pinned until now, or 0.
+    VmPin = CoreCall::id(0x3c),
+    /// `(n, out_pa) -> ()`: writes a [`crate::device::DeviceInfo`] of the machine's function
+    /// number `n`, from 0; [`Status::Invalid`] past the last.
+    DeviceInfo = CoreCall::id(0x50),
+    /// `(vm, config_pa) -> (guest slot)`: gives a VM that is not started what a
+    /// [`crate::device::DeviceConfig`] says.
+    DeviceAssign = CoreCall::id(0x51),
+    /// `(function) -> ()`: takes all mappings away and resets it. [`Status::Again`]: not done.
+    DeviceReset = CoreCall::id(0x52),
+    /// `(function, bar, offset, bytes) -> ()`: takes mappings of at most 2 MiB of a BAR away, in
+    /// whole pages; the guest's next touch brings them back.
+    DeviceRevoke = CoreCall::id(0x53),
+    /// `(function, bar << 56 | offset, out_pa, bytes) -> (done)`: reads a BAR as the guest
+    /// would. At most 4096 bytes. [`Status::Again`] while the device is not ready;
+    /// [`Status::NotReady`] once it has had its time; [`Status::Off`] with its memory off.
+    DeviceRead = CoreCall::id(0x54),
+    /// As [`Self::DeviceRead`], writes to the BAR what is at `out_pa`.
+    DeviceWrite = CoreCall::id(0x55),
 }
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 32] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -50,7 +115,28 @@ impl CoreCall {
         Self::VmDestroy,
         Self::VmInfo,
         Self::VmConsole,
+        Self::VmShare,
+        Self::VcpuAffinity,
         Self::HostInfo,
+        Self::VmMemory,
+        Self::VmMemoryPolicy,
+        Self::VmMemoryScan,
+        Self::VmReclaim,
+        Self::VmKey,
+        Self::VmKeysRead,
+        Self::VmKeysWrite,
+        Self::VmPageStates,
+        Self::VmRead,
+        Self::VmWrite,
+        Self::VmExchange,
+        Self::HostMemory,
+        Self::VmPin,
+        Self::DeviceInfo,
+        Self::DeviceAssign,
+        Self::DeviceReset,
+        Self::DeviceRevoke,
+        Self::DeviceRead,
+        Self::DeviceWrite,
     ];
 
     const fn id(number: u32) -> u32 {
@@ -85,11 +171,25 @@ pub enum Status {
     Again = -8,
     /// An address is not in the VM's RAM.
     OutsideRam = -9,
+    /// A storage key does not allow the access; nothing was read or written.
+    Protected = -10,
+    /// Storage keys, or page states, are not in use in this VM.
+    KeysOff = -11,
+    /// No function has this number, or it cannot be handed to a VM.
+    NoDevice = -20,
+    /// Another VM has the function.
+    InUse = -21,
+    /// The device did not become ready in time (ETIME).
+    NotReady = -22,
+    /// The device's memory is off, or the device is (EIO).
+    Off = -23,
+    /// The function begins transactions, and no SMMU bounds them.
+    Unprotected = -24,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 16] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -99,6 +199,13 @@ impl Status {
         Self::NotGranted,
         Self::Again,
         Self::OutsideRam,
+        Self::Protected,
+        Self::KeysOff,
+        Self::NoDevice,
+        Self::InUse,
+        Self::NotReady,
+        Self::Off,
+        Self::Unprotected,
     ];
 
     /// Returns the status that x0 holds after a call.
@@ -260,7 +367,28 @@ mod tests {
         assert_eq!(CoreCall::VmDestroy as u32, 0xc600_8015);
         assert_eq!(CoreCall::VmInfo as u32, 0xc600_8016);
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
+        assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
+        assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
+        assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
+        assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);
+        assert_eq!(CoreCall::VmMemoryScan as u32, 0xc600_8032);
+        assert_eq!(CoreCall::VmReclaim as u32, 0xc600_8033);
+        assert_eq!(CoreCall::VmKey as u32, 0xc600_8034);
+        assert_eq!(CoreCall::VmKeysRead as u32, 0xc600_8035);
+        assert_eq!(CoreCall::VmKeysWrite as u32, 0xc600_8036);
+        assert_eq!(CoreCall::VmPageStates as u32, 0xc600_8037);
+        assert_eq!(CoreCall::VmRead as u32, 0xc600_8038);
+        assert_eq!(CoreCall::VmWrite as u32, 0xc600_8039);
+        assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
+        assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
+        assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
+        assert_eq!(CoreCall::DeviceInfo as u32, 0xc600_8050);
+        assert_eq!(CoreCall::DeviceAssign as u32, 0xc600_8051);
+        assert_eq!(CoreCall::DeviceReset as u32, 0xc600_8052);
+        assert_eq!(CoreCall::DeviceRevoke as u32, 0xc600_8053);
+        assert_eq!(CoreCall::DeviceRead as u32, 0xc600_8054);
+        assert_eq!(CoreCall::DeviceWrite as u32, 0xc600_8055);
     }
 
     #[test]

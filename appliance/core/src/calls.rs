@@ -11,13 +11,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
+use gmap::Access;
 use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
-use crate::memory::{self, FRAME, Frames};
-use crate::{hw, root, schedule, timer};
+use crate::memory::{self, FRAME};
+use crate::{guest_fault, hw, memory_calls, passthrough, per_cpu, place, root, schedule, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -34,14 +35,35 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::FramesGrant => grant(vcpu.vm(), a).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmCreate => create(vcpu.vm(), a),
-        CoreCall::VmCopyIn => copy_in(vcpu.vm(), a, b, c, d).map(|copied| [copied, 0]),
+        CoreCall::VmCopyIn => copy_in(vcpu, a, b, c, d).map(|copied| [copied, 0]),
         CoreCall::VmEntry => entry(a, b, c).map(|()| [0; 2]),
         CoreCall::VmStart => start(a).map(|()| [0; 2]),
         CoreCall::VmStop => stop(a).map(|()| [0; 2]),
         CoreCall::VmDestroy => destroy(a).map(|()| [0; 2]),
         CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
+        CoreCall::VmShare => share(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuAffinity => affinity(a, b, c).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
+        CoreCall::VmMemory
+        | CoreCall::VmMemoryPolicy
+        | CoreCall::VmMemoryScan
+        | CoreCall::VmReclaim
+        | CoreCall::VmKey
+        | CoreCall::VmKeysRead
+        | CoreCall::VmKeysWrite
+        | CoreCall::VmPageStates
+        | CoreCall::VmRead
+        | CoreCall::VmWrite
+        | CoreCall::VmExchange
+        | CoreCall::HostMemory
+        | CoreCall::VmPin => return memory_calls::handle(vcpu, call),
+        CoreCall::DeviceInfo
+        | CoreCall::DeviceAssign
+        | CoreCall::DeviceReset
+        | CoreCall::DeviceRevoke
+        | CoreCall::DeviceRead
+        | CoreCall::DeviceWrite => passthrough::handle(vcpu.vm(), call, [a, b, c, d]),
     };
     let (status, [first, second]) = match result {
         Ok(values) => (Status::Ok, values),
@@ -52,20 +74,21 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     vcpu.set_reg(2, second);
 }
 
-fn find(handle: u64) -> Result<&'static Vm, Status> {
+pub(crate) fn find(handle: u64) -> Result<&'static Vm, Status> {
     guest::by_handle(handle).ok_or(Status::NoVm)
 }
 
 /// Checks that `bytes` from `pa` lie in frames granted to root.
-fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
+pub(crate) fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
     let start = Pa::new(pa).ok_or(Status::NotGranted)?;
     let end = pa.checked_add(bytes).ok_or(Status::NotGranted)?;
-    let gmap = root.gmap.lock();
+    let gmap = root.gmap.shared();
+    let machine = root.gmap.machine();
     let mut at = pa & !(FRAME - 1);
     while at < end {
         let page = Pa::new(at).ok_or(Status::NotGranted)?;
         let ipa = root::window(page).ok_or(Status::NotGranted)?;
-        let shown = gmap.translate(&Frames, ipa).map(|(pa, _)| pa);
+        let shown = gmap.translate(&machine, ipa).map(|(pa, _)| pa);
         if shown != Some(page) || !memory::is_pool(page) || is_shared(page) {
             return Err(Status::NotGranted);
         }
@@ -109,8 +132,8 @@ fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
     let start = granted(root, pa, bytes)?;
     let ipa = root::window(start).ok_or(Status::NotGranted)?;
     root.gmap
-        .lock()
-        .unmap(&mut Frames, ipa, bytes)
+        .exclusive()
+        .unmap(&mut root.gmap.machine(), ipa, bytes)
         .map_err(|_| Status::Exhausted)?;
     memory::free(start, order as u8);
     GRANTED.fetch_sub(bytes, Ordering::Relaxed);
@@ -133,7 +156,13 @@ fn create(root: &Vm, config_pa: u64) -> Result<[u64; 2], Status> {
     Ok([vm.handle(), vm.shared_pa.raw()])
 }
 
-fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<u64, Status> {
+fn copy_in(
+    caller: &mut Vcpu,
+    handle: u64,
+    ipa: u64,
+    source: u64,
+    bytes: u64,
+) -> Result<u64, Status> {
     let vm = find(handle)?;
     if vm.state() != VmState::Built {
         return Err(Status::BadState);
@@ -143,22 +172,23 @@ fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<
         return Err(Status::OutsideRam);
     }
     let bytes = bytes.min(COPY_BYTES_MAX);
-    let source = granted(root, source, bytes)?;
+    let source = granted(caller.vm(), source, bytes)?;
     let mut done = 0;
-    let gmap = vm.gmap.lock();
     while done < bytes {
         let at = ipa + done;
         let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;
-        let frame = gmap
-            .populate(&mut Frames, page)
-            .map_err(|_| Status::Exhausted)?;
         let within = at & (FRAME - 1);
         let n = (FRAME - within).min(bytes - done);
-        let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
         let from = source.checked_add(done).ok_or(Status::NotGranted)?;
-        memory::copy(to, from, n);
-        // The guest starts with its caches off, and runs what was copied.
-        hw::clean_to_poc(memory::va(to), n);
+        let tables = &mut caller.tables;
+        guest_fault::with_page(vm, tables, page, Access::WRITE, |frame| {
+            let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
+            memory::copy(to, from, n);
+            // The guest starts with its caches off, and runs what was copied.
+            hw::clean_to_poc(memory::va(to), n);
+            Ok(())
+        })
+        .map_err(|_| Status::Exhausted)??;
         done += n;
     }
     Ok(done)
@@ -196,11 +226,24 @@ fn stop(handle: u64) -> Result<(), Status> {
 fn destroy(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let shared = vm.shared_pa;
+    passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))
 }
 
+/// Reads a record, for which any bytes are a value, from granted memory. Once: root may change
+/// it meanwhile.
+pub(crate) fn read_in<T: Copy>(root: &Vm, pa: u64) -> Result<T, Status> {
+    let from = granted(root, pa, size_of::<T>() as u64)?;
+    if !from.is_aligned(align_of::<T>() as u64) {
+        return Err(Status::Invalid);
+    }
+    // SAFETY: the range is granted RAM, mapped in the linear map and aligned, and every
+    // caller's record is integers.
+    Ok(unsafe { core::ptr::read_volatile(memory::ptr::<T>(from)) })
+}
+
 /// Writes a record to granted memory.
-fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
+pub(crate) fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
     let to = granted(root, pa, size_of::<T>() as u64)?;
     if !to.is_aligned(align_of::<T>() as u64) {
         return Err(Status::Invalid);
@@ -222,9 +265,9 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
         }
         let turns = vcpu.turns.lock();
         ticks += turns.ran(now);
-        stolen += turns.queued(now) + turns.fault();
+        stolen += turns.queued(now) + turns.fault() + turns.parked(now);
     }
-    let stats = vm.gmap.lock().stats();
+    let stats = vm.gmap.shared().stats();
     let info = VmInfo {
         state: vm.state() as u32,
         reason: vm.reason.load(Ordering::Relaxed),
@@ -239,6 +282,36 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
     write_out(root, out, &info)
 }
 
+fn share(handle: u64, weight: u64, percent: u64) -> Result<(), Status> {
+    /// No machine has more cores than a hundred.
+    const PERCENT_MAX: u64 = 10_000;
+    let vm = find(handle)?;
+    if !(1..=u64::from(sched::WEIGHT_MAX)).contains(&weight) || percent > PERCENT_MAX {
+        return Err(Status::Invalid);
+    }
+    vm.weight.store(weight as u32, Ordering::Relaxed);
+    let period = timer::ticks(sched::CAP_PERIOD_NS);
+    *vm.cap.lock() = sched::Cap::new(percent as u32, period, hw::cntpct());
+    vm.capped.store(percent != 0, Ordering::Relaxed);
+    // One that is alone on its core, for as long as it likes, is looked at anew.
+    for vcpu in vm.all_vcpus() {
+        schedule::notify(per_cpu::cpu(vcpu.home()));
+    }
+    Ok(())
+}
+
+fn affinity(handle: u64, index: u64, cores: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    let index = usize::try_from(index).map_err(|_| Status::Invalid)?;
+    let vcpu = vm.vcpu(index).ok_or(Status::Invalid)?;
+    let cores = u32::try_from(cores).map_err(|_| Status::Invalid)?;
+    if !per_cpu::online().any(|cpu| cores >> cpu.number() & 1 == 1) {
+        return Err(Status::Invalid);
+    }
+    place::set_affinity(vcpu, cores);
+    Ok(())
+}
+
 fn console(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let high = vm.serial.lock().poll(vm.shared());
@@ -249,7 +322,7 @@ fn console(handle: u64) -> Result<(), Status> {
 
 fn host_info(root: &Vm, out: u64) -> Result<(), Status> {
     let usage = memory::usage();
-    let stats = root.gmap.lock().stats();
+    let stats = root.gmap.shared().stats();
     let info = HostInfo {
         ram_bytes: usage.ram,
         free_bytes: usage.free,

@@ -11,8 +11,7 @@ use guest_abi::core_call::{ExitClass, VmState};
 use guest_abi::map::RAM_BASE;
 
 use crate::guest::Vcpu;
-use crate::memory::Frames;
-use crate::{console, hw, hypercall, mmio, schedule, sysreg, world};
+use crate::{console, guest_fault, hw, hypercall, mmio, passthrough, schedule, sysreg, world};
 
 /// The guest did something that needs core.
 #[expect(unsafe_code, reason = "called from vectors.S by name")]
@@ -71,6 +70,9 @@ fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
         // A permission fault: the page is there, and not for this.
         return refuse_data(vcpu, &abort);
     };
+    if passthrough::claims(vcpu.vm(), ipa) && passthrough::touch(vcpu, ipa, &abort) {
+        return;
+    }
     if ipa.raw() < RAM_BASE {
         match abort.access {
             Some(access) if !abort.on_walk && !abort.cache => {
@@ -123,7 +125,7 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u6
         }
     }
     let start = hw::cntpct();
-    let result = vcpu.vm().gmap.lock().fault(&mut Frames, ipa, access);
+    let result = guest_fault::fault(vcpu.vm(), &mut vcpu.tables, ipa, access);
     match result {
         Ok(_) => {
             vcpu.count_fault(start);
@@ -155,7 +157,7 @@ pub(crate) fn undefined(vcpu: &mut Vcpu) {
 }
 
 /// Makes the guest take a synchronous external abort for a load or store.
-fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
+pub(crate) fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
     let cause = Cause::DataAbort {
         far: abort.far.unwrap_or(0),
         write: abort.write,

@@ -12,7 +12,7 @@ use core::sync::atomic::{
 
 use ::vcpu::reset;
 use arch::{Ipa, Pa};
-use gmap::{Features, Gmap};
+use gmap::Cache;
 use guest_abi::core_call::{
     EXIT_CLASSES, ExitClass, Status, VM_FLAGS, VM_NO_PV_TIME, VmConfig, VmState,
 };
@@ -24,10 +24,11 @@ use spin::Mutex;
 use uart::Pl031;
 use vgic::{LrSet, Vgic};
 
-use crate::memory::{self, Frames};
+use crate::passthrough::Parked;
 use crate::regs::{El1Regs, FpRegs};
 use crate::serial::Serial;
-use crate::{hw, paravirt, per_cpu, world};
+use crate::stage2::{self, Space, Stage2};
+use crate::{guest_memory, hw, memory, paravirt, per_cpu, world};
 
 /// Slot of root, behind the guests'.
 pub(crate) const ROOT_SLOT: usize = VMS_MAX;
@@ -99,6 +100,10 @@ pub(crate) struct Vcpu {
     pub(crate) fp: FpRegs,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
+    /// Pages for its tables, taken while no lock is held.
+    pub(crate) tables: Cache,
+    /// The device it waits for.
+    pub(crate) parked: Parked,
 }
 const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
@@ -142,6 +147,11 @@ pub(crate) struct VcpuControl {
     pub(crate) exits: [AtomicU64; EXIT_CLASSES],
     /// What its time went to. Changes with `run`; the innermost lock.
     pub(crate) turns: Mutex<Turns>,
+    /// Pages it said are unused ([`guest_memory`]).
+    pub(crate) released: guest_memory::Released,
+    /// Counter value at which it is to be woken though no timer of its own asks for it; 0 for
+    /// never.
+    pub(crate) wake_at: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -279,8 +289,10 @@ pub(crate) struct Vm {
     pub(crate) flags: u32,
     /// The frame of its vCPUs' lines, if it is told of stolen time.
     pub(crate) lines: Option<Pa>,
+    /// The machine's functions that it has, a bit each; see `passthrough`.
+    pub(crate) devices: AtomicU32,
     /// Stage 2.
-    pub(crate) gmap: Mutex<Gmap>,
+    pub(crate) gmap: Space,
     /// Interrupts.
     pub(crate) vgic: Mutex<Vgic>,
     /// The UART.
@@ -341,7 +353,8 @@ impl Vm {
 
     /// Returns the bytes core uses for it beyond its RAM.
     pub(crate) fn overhead_bytes(&self) -> u64 {
-        let tables = self.gmap.lock().stats().table_bytes;
+        let tables = self.gmap.shared().stats();
+        let tables = tables.table_bytes + tables.sidecar_bytes;
         tables
             + (memory::FRAME << VM_ORDER)
             + (memory::FRAME << SHARED_ORDER)
@@ -473,28 +486,30 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         0 => Some(blocks.alloc(0)?),
         _ => None,
     };
-    // VMID 0 is core's own; root's is the highest.
-    let vmid = plan.slot as u16 + 1;
-    let features = Features {
-        fwb: world::has_fwb(),
-        hafdbs: false,
-    };
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
-    let mut gmap =
-        Gmap::new(&mut Frames, vmid, plan.ipa_bits, features).map_err(|_| Status::Exhausted)?;
+    let mut gmap = stage2::new(plan.ipa_bits).ok_or(Status::Exhausted)?;
+    let machine = &mut Stage2::unseen();
     let built = gmap
-        .add_ram(&mut Frames, ram, plan.ram_bytes)
+        .add_ram(machine, ram, plan.ram_bytes)
         .map_err(|_| Status::Invalid)
         .and_then(|()| match lines {
-            Some(pa) => paravirt::show(&mut gmap, pa).map_err(|_| Status::Exhausted),
+            Some(pa) => paravirt::show(&mut gmap, machine, pa).map_err(|_| Status::Exhausted),
             None => Ok(()),
         });
     if let Err(status) = built {
-        let _ = gmap.destroy(&mut Frames, usize::MAX);
+        let _ = gmap.destroy(machine, usize::MAX);
+        stage2::free_vmid(gmap.vmid());
         return Err(status);
     }
     if let Some(pa) = lines {
         paravirt::init(pa, plan.vcpus);
+    }
+    if plan.slot != ROOT_SLOT {
+        gmap.enable_states()
+            .expect("the space has no vCPUs before this");
+    }
+    for _ in 0..plan.vcpus {
+        gmap.add_vcpu();
     }
     // Nothing fails from here on: the blocks stay.
     blocks.held = [None; VCPUS_MAX + 3];
@@ -506,7 +521,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         generation: *generation,
         ram_bytes: plan.ram_bytes,
         vttbr: gmap.vttbr(),
-        vtcr: world::vtcr(plan.ipa_bits),
+        vtcr: stage2::vtcr(plan.ipa_bits),
         cntvoff: if plan.slot == ROOT_SLOT {
             0
         } else {
@@ -528,7 +543,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         capped: AtomicBool::new(false),
         flags: plan.flags,
         lines,
-        gmap: Mutex::new(gmap),
+        gmap: Space::new(plan.slot, gmap),
+        devices: AtomicU32::new(0),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),
@@ -579,6 +595,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             attention: AtomicBool::new(false),
             exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
             turns: Mutex::new(Turns::new()),
+            released: guest_memory::Released::new(),
+            wake_at: AtomicU64::new(0),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -592,6 +610,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             el1: El1Regs::default(),
             fp: FpRegs::ZERO,
             lrs: LrSet::new(world::list_registers()),
+            tables: Cache::new(),
+            parked: Parked::default(),
         };
         // SAFETY: as for the control part.
         unsafe { private.write(value) };
@@ -617,13 +637,19 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
     if vm.all_vcpus().any(|v| v.run() != Run::Off) || !world::unload(vm) {
         return Err(Status::Again);
     }
-    if vm.gmap.lock().destroy(&mut Frames, 256) == gmap::Progress::More {
+    let machine = &mut vm.gmap.machine();
+    if vm.gmap.exclusive().destroy(machine, 256) == gmap::Progress::More {
         return Err(Status::Again);
     }
+    stage2::free_vmid(vm.gmap.shared().vmid());
     last();
     for index in 0..vm.vcpus {
         let id = vm.slot * VCPUS_MAX + index;
         if let Some(entry) = VCPUS.get(id) {
+            if let Some(vcpu) = world::as_mut(pointer(id as u16)) {
+                vcpu.tables.release(&mut vm.gmap.machine());
+                vcpu.released.free();
+            }
             let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);
             let frame = memory::pa_of(control as u64).align_down(memory::FRAME << VCPU_ORDER);
             memory::free(frame, VCPU_ORDER);

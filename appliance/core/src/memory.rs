@@ -6,13 +6,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::{Ipa, Pa};
+use arch::{Pa, Width};
 use boot_entry::PHYSMAP;
 use boot_info::{BootInfo, Range};
 use gmap::Pool;
 use spin::Mutex;
 
-use crate::hw;
+use crate::scrub;
 
 /// The machine's free frames.
 static POOL: Mutex<Option<Pool<'static>>> = Mutex::new(None);
@@ -112,7 +112,7 @@ pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
     }
     CORE_BYTES.store(ram.saturating_sub(free), Ordering::Relaxed);
     let empty = pool.alloc(0).expect("there is RAM");
-    Frames.scrub_now(empty, 0);
+    scrub(empty, 0);
     EMPTY_TABLE.store(empty.raw(), Ordering::Relaxed);
     *POOL.lock() = Some(pool);
 }
@@ -132,106 +132,108 @@ pub(crate) struct Usage {
 pub(crate) fn usage() -> Usage {
     Usage {
         ram: RAM_BYTES.load(Ordering::Relaxed),
-        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes),
+        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes(),
         core: CORE_BYTES.load(Ordering::Relaxed),
     }
 }
 
+/// Returns the order of the largest free block.
+pub(crate) fn largest_order() -> Option<u8> {
+    POOL.lock().as_ref()?.largest_order()
+}
+
+/// Allocates `4096 << order` bytes as they are.
+pub(crate) fn alloc(order: u8) -> Option<Pa> {
+    let pa = POOL.lock().as_mut()?.alloc(order);
+    if pa.is_some() || !scrub::release() {
+        return pa;
+    }
+    POOL.lock().as_mut()?.alloc(order)
+}
+
 /// Allocates `4096 << order` zeroed bytes.
 pub(crate) fn alloc_zeroed(order: u8) -> Option<Pa> {
-    let pa = POOL.lock().as_mut()?.alloc(order)?;
-    Frames.scrub_now(pa, order);
+    if let Some(pa) = scrub::take(order) {
+        return Some(pa);
+    }
+    let pa = alloc(order)?;
+    scrub(pa, order);
+    scrub::waited(FRAME << order);
     Some(pa)
 }
 
 /// Scrubs a frame and gives it back.
 pub(crate) fn free(pa: Pa, order: u8) {
-    Frames.scrub_now(pa, order);
+    scrub(pa, order);
+    free_unscrubbed(pa, order);
+}
+
+/// Gives a frame back as it is; whoever gets it next scrubs it first.
+pub(crate) fn free_unscrubbed(pa: Pa, order: u8) {
     if let Some(pool) = POOL.lock().as_mut() {
         pool.free(pa, order)
             .expect("frames are freed once, by who allocated them");
     }
 }
 
-/// The frame pool and table memory, as gmap sees them.
-#[derive(Debug)]
-pub(crate) struct Frames;
+/// Returns `count` zeroed words, for good.
+pub(crate) fn words(count: usize) -> Option<&'static mut [u64]> {
+    let bytes = (count as u64 * 8).next_power_of_two().max(FRAME);
+    let pa = alloc_zeroed((bytes / FRAME).trailing_zeros() as u8)?;
+    CORE_BYTES.fetch_add(bytes, Ordering::Relaxed);
+    // SAFETY: the block was just allocated zeroed, is large enough, and is never freed.
+    Some(unsafe { core::slice::from_raw_parts_mut(ptr::<u64>(pa), count) })
+}
 
-impl Frames {
-    fn entry(table: Pa, index: usize) -> &'static AtomicU64 {
-        assert!(index < 512, "a table has 512 entries");
-        let va = va(table) + index as u64 * 8;
-        // SAFETY: gmap passes only frames it allocated here as tables; they stay mapped in
-        // the linear map for ever, and entries are accessed atomically by everyone.
-        unsafe { AtomicU64::from_ptr(va as *mut u64) }
-    }
+/// Returns entry `index` of the table, or word of the page, at `table`.
+pub(crate) fn entry(table: Pa, index: usize) -> &'static AtomicU64 {
+    assert!(index < 512, "a table has 512 entries");
+    let va = va(table) + index as u64 * 8;
+    // SAFETY: gmap passes only frames it allocated here as tables; they stay mapped in
+    // the linear map for ever, and entries are accessed atomically by everyone.
+    unsafe { AtomicU64::from_ptr(va as *mut u64) }
+}
 
-    fn scrub_now(&self, pa: Pa, order: u8) {
-        let bytes = FRAME << order;
-        let start = va(pa);
-        let end = start + bytes;
-        // DC ZVA zeroes 64 bytes on every core built so far (DCZID_EL0.BS = 4); core
-        // checks that at start. Zero and clean a line at a time.
-        // SAFETY: the frame is core's to overwrite: it was just allocated or is being
-        // freed, and no Rust object lives in it.
-        unsafe {
-            core::arch::asm!(
-                "2: dc zva, {at}",
-                "dc civac, {at}",
-                "add {at}, {at}, #64",
-                "cmp {at}, {end}",
-                "b.lo 2b",
-                "dsb ish",
-                "ic ialluis",
-                "dsb ish",
-                at = inout(reg) start => _,
-                end = in(reg) end,
-                options(nostack)
-            );
-        }
+/// Zeroes `4096 << order` bytes and cleans them to the point of coherency.
+pub(crate) fn scrub(pa: Pa, order: u8) {
+    let bytes = FRAME << order;
+    let start = va(pa);
+    let end = start + bytes;
+    // DC ZVA zeroes 64 bytes on every core built so far (DCZID_EL0.BS = 4); core
+    // checks that at start. Zero and clean a line at a time.
+    // SAFETY: the frame is core's to overwrite: it was just allocated or is being
+    // freed, and no Rust object lives in it.
+    unsafe {
+        core::arch::asm!(
+            "2: dc zva, {at}",
+            "dc civac, {at}",
+            "add {at}, {at}, #64",
+            "cmp {at}, {end}",
+            "b.lo 2b",
+            "dsb ish",
+            "ic ialluis",
+            "dsb ish",
+            at = inout(reg) start => _,
+            end = in(reg) end,
+            options(nostack)
+        );
     }
 }
 
-impl gmap::Machine for Frames {
-    fn load(&self, table: Pa, index: usize) -> u64 {
-        Self::entry(table, index).load(Ordering::Acquire)
-    }
+/// Returns whether `bytes` from `pa`, both multiples of 8, are zero at the time they are read.
+pub(crate) fn is_zero(pa: Pa, bytes: u64) -> bool {
+    (0..bytes).step_by(8).all(|offset| {
+        // SAFETY: the caller holds the frame; a guest may write it, so words are read
+        // atomically.
+        let word = unsafe { AtomicU64::from_ptr((va(pa) + offset) as *mut u64) };
+        word.load(Ordering::Relaxed) == 0
+    })
+}
 
-    fn store(&self, table: Pa, index: usize, value: u64) {
-        Self::entry(table, index).store(value, Ordering::Release);
-        hw::dsb_ishst();
-    }
-
-    fn compare_exchange(&self, table: Pa, index: usize, old: u64, new: u64) -> Result<(), u64> {
-        let result = Self::entry(table, index)
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ());
-        hw::dsb_ishst();
-        result
-    }
-
-    fn scrub(&self, pa: Pa, order: u8) {
-        self.scrub_now(pa, order);
-    }
-
-    fn alloc(&mut self, order: u8) -> Option<Pa> {
-        POOL.lock().as_mut()?.alloc(order)
-    }
-
-    fn free(&mut self, pa: Pa, order: u8) {
-        if let Some(pool) = POOL.lock().as_mut() {
-            pool.free(pa, order)
-                .expect("frames are freed once, by who allocated them");
-        }
-    }
-
-    fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, _level: u8) {
-        hw::tlbi_ipa(vmid, ipa.raw(), empty_table());
-    }
-
-    fn invalidate_vmid(&self, vmid: u16) {
-        hw::tlbi_vmid(vmid, empty_table());
-    }
+/// Zeroes `bytes` from `pa`, which the caller has the right to write.
+pub(crate) fn zero(pa: Pa, bytes: u64) {
+    // SAFETY: the caller vouches that the range is RAM in the linear map.
+    unsafe { core::ptr::write_bytes(ptr::<u8>(pa), 0, bytes as usize) }
 }
 
 /// Copies `bytes` from one physical address to another.
@@ -246,12 +248,56 @@ pub(crate) fn copy_in(to: Pa, from: &[u8]) {
     copy_from(to, from.as_ptr(), from.len() as u64);
 }
 
+/// Copies bytes at a physical address to core's own memory, once.
+pub(crate) fn copy_out(from: Pa, to: &mut [u8]) {
+    // SAFETY: the caller vouches that the range is RAM in the linear map; it may change
+    // meanwhile, so nothing here depends on what the bytes are.
+    unsafe { core::ptr::copy(ptr::<u8>(from), to.as_mut_ptr(), to.len()) }
+}
+
+/// Reads a record of plain bytes from granted RAM, once.
+pub(crate) fn read_record<T: Record>(from: Pa) -> T {
+    assert!(
+        from.is_aligned(align_of::<T>() as u64),
+        "a record is not aligned"
+    );
+    // SAFETY: the caller checked that the range is granted RAM; any bytes are a valid T.
+    unsafe { core::ptr::read_volatile(ptr::<T>(from)) }
+}
+
+/// Writes a record of plain bytes to granted RAM.
+pub(crate) fn write_record<T: Record>(to: Pa, record: &T) {
+    assert!(
+        to.is_aligned(align_of::<T>() as u64),
+        "a record is not aligned"
+    );
+    // SAFETY: as above; no Rust object of core's lives there.
+    unsafe { core::ptr::write_volatile(ptr::<T>(to), *record) }
+}
+
+/// What root and core exchange: any bytes are a value of it.
+pub(crate) trait Record: Copy {}
+impl Record for guest_abi::memory_call::Exchange {}
+impl Record for guest_abi::memory_call::MemoryPolicy {}
+
 fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     // SAFETY: the caller vouches that both ranges are RAM in the linear map; guests may
     // change them meanwhile, so nothing here depends on what the bytes are.
     unsafe {
         core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
     }
+}
+
+/// Reads a byte or a word from RAM that the caller has the right to read.
+pub(crate) fn load(from: Pa, width: Width) -> u64 {
+    let bytes = if width == Width::Byte { 1 } else { 4 };
+    let mut value = 0;
+    for n in (0..bytes).rev() {
+        let at = va(from).wrapping_add(n) as *const u8;
+        // SAFETY: the caller vouches for RAM in the linear map; others may change it meanwhile.
+        value = value << 8 | u64::from(unsafe { core::ptr::read_volatile(at) });
+    }
+    value
 }
 
 /// Returns whether the frame is one that the pool deals in: RAM that is not core's own.

@@ -18,16 +18,17 @@ use sched::Phase;
 
 use crate::guest::{Run, VcpuControl};
 use crate::hypercall::Vcpus;
-use crate::memory::{self, Frames};
+use crate::memory;
+use crate::stage2::Stage2;
 use crate::{hw, per_cpu, schedule, timer};
 
 const _: () = assert!(LINES_BYTES == memory::FRAME);
 const _: () = assert!(guest_abi::map::VCPUS_MAX as u64 * STRIDE <= LINES_BYTES);
 
 /// Shows the frame of lines at `pa` to the guest whose stage 2 this is.
-pub(crate) fn show(gmap: &mut Gmap, pa: Pa) -> Result<(), gmap::Error> {
+pub(crate) fn show(gmap: &mut Gmap, machine: &mut Stage2<'_>, pa: Pa) -> Result<(), gmap::Error> {
     let ipa = Ipa::new(PV_BASE).expect("PV_BASE is below 2^48");
-    gmap.map(&mut Frames, ipa, pa, LINES_BYTES, Attr::Normal, Perm::R)
+    gmap.map(machine, ipa, pa, LINES_BYTES, Attr::Normal, Perm::R)
 }
 
 /// Returns vCPU `index`'s line in the frame at `pa`.
@@ -79,7 +80,7 @@ impl VcpuControl {
     /// Notes that it waits on the core that it holds, or runs there again.
     pub(crate) fn enter(&self, phase: Phase, now: u64) {
         let mut turns = self.turns.lock();
-        let waited = turns.phase() == Phase::Queued;
+        let waited = matches!(turns.phase(), Phase::Queued | Phase::Parked);
         turns.enter(phase, now);
         if waited {
             // The hint first: by the time it runs, it must not say that it does not.
@@ -114,9 +115,12 @@ impl VcpuControl {
         let Some(line) = self.line() else { return };
         let queued = timer::nanoseconds(turns.queued(now));
         let fault = timer::nanoseconds(turns.fault());
+        let device = timer::nanoseconds(turns.parked(now));
         line.queued_ns.store(queued, Ordering::Relaxed);
         line.fault_ns.store(fault, Ordering::Relaxed);
-        line.stolen_ns.store(queued + fault, Ordering::Relaxed);
+        line.device_ns.store(device, Ordering::Relaxed);
+        line.stolen_ns
+            .store(queued + fault + device, Ordering::Relaxed);
     }
 
     /// Notes that core `index` holds its registers from now on.
@@ -151,6 +155,11 @@ impl Paravirt for Vcpus {
 
     fn functions(&self) -> u128 {
         let mut there = 1 | guest_abi::pv::bitmap(&Call::ALL.map(Call::number));
+        let pages = guest_abi::page_state::FUNCTIONS;
+        let keys = guest_abi::storage_key::FUNCTIONS;
+        for number in pages.into_iter().chain(keys) {
+            there |= 1 << number;
+        }
         let no_lines = self.vm.lines.is_none() || self.vm.flags & VM_NO_PV_TIME != 0;
         if no_lines || self.vm.flags & VM_NO_PREEMPT_HINT != 0 {
             there &= !(1 << Call::PvPreemptInfo.number());

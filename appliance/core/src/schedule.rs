@@ -17,7 +17,7 @@ use spin::MutexGuard;
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::place::{self, Known};
-use crate::{gic, hw, interrupt, root, timer, world};
+use crate::{gic, hw, interrupt, pins, root, scrub, timer, world};
 
 /// Who runs and waits on a core.
 pub(crate) type Queue = RunQueue<{ guest::VCPU_IDS }>;
@@ -42,6 +42,8 @@ pub(crate) fn wake(vcpu: &VcpuControl) {
         Run::Blocked => enqueue(home, queue, vcpu),
         Run::Running => {
             drop(queue);
+            // It may wait, still running as far as the queue knows.
+            vcpu.attention.store(true, Ordering::Release);
             if !core::ptr::eq(home, per_cpu::this()) {
                 gic::kick(home.mpidr.load(Ordering::Relaxed));
             }
@@ -157,6 +159,27 @@ fn wait_here(cpu: &PerCpu, vcpu: &Vcpu) {
         cpu.waited.load(Ordering::Relaxed) + (now - start),
         Ordering::Relaxed,
     );
+}
+
+/// Takes `vcpu`, which runs on this core, off it until a device is ready for it or something
+/// wakes it; its deadline is set. Unless it has its interrupts masked, one that is pending
+/// keeps it running: it can be taken first.
+pub(crate) fn pause(vcpu: &mut Vcpu) {
+    const PSTATE_I: u64 = 1 << 7;
+    if vcpu.pstate & PSTATE_I == 0 {
+        world::refill(vcpu);
+        if vcpu.vm().vgic.lock().pending(vcpu.index) {
+            return;
+        }
+    }
+    let cpu = per_cpu::this();
+    let now = hw::cntpct();
+    vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
+    let mut queue = cpu.queue.lock();
+    if !vcpu.attention.load(Ordering::Acquire) {
+        stop_running(&mut queue, vcpu, Run::Blocked, now);
+        vcpu.enter(Phase::Parked, now);
+    }
 }
 
 /// Lets others of this core run, if any wait.
@@ -293,6 +316,10 @@ fn attend(vcpu: &mut Vcpu) -> bool {
             return false;
         }
         world::refill(vcpu);
+        if !pins::renew(vcpu) {
+            crate::exits::crash(vcpu, 0);
+            return false;
+        }
     }
     true
 }
@@ -366,8 +393,12 @@ fn pick(cpu: &PerCpu) -> Option<*mut Vcpu> {
     chosen.map(guest::pointer)
 }
 
-/// Waits for an interrupt and takes it.
+/// Waits for an interrupt and takes it; until one comes, zeroes frames.
 fn idle(cpu: &PerCpu) {
+    let free = || !cpu.resched.load(Ordering::Relaxed) && !hw::interrupt_pending();
+    while free() && scrub::work(cpu) {
+        core::hint::spin_loop();
+    }
     hw::wfi();
     interrupt::take(cpu);
 }

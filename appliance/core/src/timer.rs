@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::guest::{self, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{hw, schedule};
+use crate::{hw, passthrough, schedule};
 
 /// Its interrupt (PPI 10 by SBSA and QEMU).
 pub(crate) const INTID: u32 = 26;
@@ -48,7 +48,8 @@ pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
     let phys = (el1.cntp_ctl & RUNNING_MASK == RUNNING).then_some(el1.cntp_cval);
     let mut deadlines = cpu.deadlines.lock();
     vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
-    match virt.into_iter().chain(phys).min() {
+    let parked = passthrough::wake_at(vcpu);
+    match virt.into_iter().chain(phys).chain(parked).min() {
         // 128 vCPUs of one core may wait; one more is woken at once, and asks again.
         Some(at) => {
             if deadlines.set(vcpu.id, at).is_err() {

@@ -3,21 +3,21 @@
 //! A vCPU stays loaded until another takes its core: going back into the same one writes
 //! neither HCR_EL2, VTTBR_EL2 nor any EL1 register. Exits move x0 to x30 alone.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use ::vcpu::inject::PstateFields;
 use ::vcpu::trap::{self, Features, HardwareIds, Traps};
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
+use guest_abi::memory_call::HARDWARE_FWB;
 use spin::Once;
 use vgic::{Level, Lr, Vgic};
 
 use crate::guest::{Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
-use crate::{gic, hw, schedule, timer};
+use crate::{gic, hw, schedule, stage2, timer};
 
 static TRAPS: Once<Traps> = Once::new();
 static PSTATE_FIELDS: Once<PstateFields> = Once::new();
-static FWB: AtomicBool = AtomicBool::new(false);
 static PA_RANGE: AtomicU8 = AtomicU8::new(0);
 static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
 static MIDR: AtomicU64 = AtomicU64::new(0);
@@ -27,8 +27,6 @@ const TWE: u64 = 1 << 14;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
-    let mmfr2 = hw::id_aa64mmfr2();
-    FWB.store(mmfr2 >> 40 & 0xf != 0, Ordering::Relaxed);
     PA_RANGE.store((hw::id_aa64mmfr0() & 0xf) as u8, Ordering::Relaxed);
     LIST_REGISTERS.store((hw::ich_vtr() & 0x1f) as u8 + 1, Ordering::Relaxed);
     MIDR.store(hw::midr_el1(), Ordering::Relaxed);
@@ -48,7 +46,8 @@ pub(crate) fn detect() {
         } else {
             hw::pmcr_el0()
         };
-        trap::values(Features::detect(ids, pmcr, has_fwb()))
+        let fwb = stage2::has(HARDWARE_FWB);
+        trap::values(Features::detect(ids, pmcr, fwb))
     });
 }
 
@@ -60,11 +59,6 @@ pub(crate) fn pstate_fields() -> PstateFields {
 /// Returns ID_AA64MMFR0_EL1.PARange.
 pub(crate) fn pa_range() -> u8 {
     PA_RANGE.load(Ordering::Relaxed)
-}
-
-/// Returns whether stage 2 may force Normal write-back (FEAT_S2FWB).
-pub(crate) fn has_fwb() -> bool {
-    FWB.load(Ordering::Relaxed)
 }
 
 /// Returns the number of implemented list registers.
@@ -82,11 +76,6 @@ pub(crate) fn pa_bits() -> u8 {
         4 => 44,
         _ => 48,
     }
-}
-
-/// Returns VTCR_EL2 for an IPA space of `ipa_bits`.
-pub(crate) fn vtcr(ipa_bits: u8) -> u64 {
-    gmap::vtcr(ipa_bits, PA_RANGE.load(Ordering::Relaxed), false)
 }
 
 /// Sets the registers of this core that no vCPU changes.
@@ -180,7 +169,12 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
     }
-    let active = vm.vgic.lock().held_ppis(vcpu.index) & TIMERS;
+    let active = {
+        let mut vgic = vm.vgic.lock();
+        // Of the PPIs that it no longer needs none is active here; SPIs may be anywhere.
+        release(&mut vgic, vcpu.index);
+        vgic.held_ppis(vcpu.index) & TIMERS
+    };
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, active, TIMERS & !active);
     fill(vcpu);
@@ -235,20 +229,26 @@ pub(crate) fn unload(vm: &Vm) -> bool {
     gone
 }
 
-/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
-fn fold(vcpu: &mut Vcpu) {
-    let used = vcpu.lrs.used;
-    for n in 0..vcpu.lrs.count {
-        if used >> n & 1 == 1
-            && let Some(lr) = vcpu.lrs.lr.get_mut(usize::from(n))
-        {
-            *lr = Lr::from_raw(hw::ich_lr(u32::from(n)));
+/// Copies what the guest did with its interrupts out of the list registers. The vCPU is
+/// loaded here.
+fn read_back(vcpu: &mut Vcpu) {
+    let mut used = vcpu.lrs.used;
+    while used != 0 {
+        let n = used.trailing_zeros();
+        used &= used - 1;
+        if let Some(lr) = vcpu.lrs.lr.get_mut(n as usize) {
+            *lr = Lr::from_raw(hw::ich_lr(n));
         }
     }
     if vcpu.lrs.hcr & !(vgic::hcr::EN | vgic::hcr::TDIR) != 0 {
         vcpu.lrs.hcr = hw::ich_hcr();
         vcpu.lrs.vmcr = hw::ich_vmcr();
     }
+}
+
+/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
+fn fold(vcpu: &mut Vcpu) {
+    read_back(vcpu);
     let vm = vcpu.vm();
     let mut vgic = vm.vgic.lock();
     let kick = vgic.fold(vcpu.index, &vcpu.lrs);
@@ -265,10 +265,14 @@ fn fill(vcpu: &mut Vcpu) {
 
 /// Brings the list registers of the loaded `vcpu` in line with the model.
 pub(crate) fn refill(vcpu: &mut Vcpu) {
-    fold(vcpu);
+    read_back(vcpu);
     // As the hardware has it now: with EOIcount, which has to be written away.
     let old_hcr = vcpu.lrs.hcr;
-    fill(vcpu);
+    let (vm, index) = (vcpu.vm(), vcpu.index);
+    let mut vgic = vm.vgic.lock();
+    let kick = vgic.fill(index, &mut vcpu.lrs);
+    release(&mut vgic, index);
+    drop(vgic);
     let mut write = vcpu.lrs.write;
     while write != 0 {
         let n = write.trailing_zeros();
@@ -279,6 +283,7 @@ pub(crate) fn refill(vcpu: &mut Vcpu) {
     if vcpu.lrs.hcr != old_hcr {
         hw::set_ich_hcr(vcpu.lrs.hcr);
     }
+    schedule::deliver(vm, kick.without(index));
 }
 
 /// Folds the loaded `vcpu`, for an access that looks at pending or active state.

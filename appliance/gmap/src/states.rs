@@ -172,6 +172,11 @@ impl Gmap {
         Ok(())
     }
 
+    /// Returns whether page states are in use.
+    pub fn states_in_use(&self) -> bool {
+        self.states
+    }
+
     /// Does `op` for the page at `ipa`; returns the byte of [`state_byte`] as it was before.
     ///
     /// A page inside a block gets a leaf of its own first, except for [`StateOp::Get`], which

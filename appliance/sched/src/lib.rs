@@ -21,6 +21,9 @@ pub use run_queue::{Entity, Next, RunQueue, Why};
 pub use share::{Rate, WEIGHT_DEFAULT, WEIGHT_MAX};
 pub use turns::{Phase, Turns};
 
+/// Nanoseconds within which a VM's limit is kept, roughly.
+pub const CAP_PERIOD_NS: u64 = 50_000_000;
+
 /// There is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;

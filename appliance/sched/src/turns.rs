@@ -8,6 +8,8 @@ pub enum Phase {
     Off,
     /// Waiting by WFI: it does not want to run.
     Waiting,
+    /// Wanting to run, and held until a device is ready.
+    Parked,
     /// Wanting to run, and not running.
     Queued,
     /// On a core.
@@ -22,6 +24,7 @@ pub struct Turns {
     since: u64,
     ran: u64,
     queued: u64,
+    parked: u64,
     fault: u64,
     /// It was put in its queue by [`Turns::preempt`].
     against_its_will: bool,
@@ -37,6 +40,7 @@ impl Turns {
             since: 0,
             ran: 0,
             queued: 0,
+            parked: 0,
             fault: 0,
             against_its_will: false,
             told: false,
@@ -50,6 +54,7 @@ impl Turns {
         match self.phase {
             Phase::Running => self.ran = self.ran.saturating_add(spent),
             Phase::Queued => self.queued = self.queued.saturating_add(spent),
+            Phase::Parked => self.parked = self.parked.saturating_add(spent),
             Phase::Off | Phase::Waiting => {}
         }
         // Moved from queue to queue, it is still where it was put against its will.
@@ -97,7 +102,7 @@ impl Turns {
     pub fn ran(&self, now: u64) -> u64 {
         match self.phase {
             Phase::Running => self.ran.saturating_add(now.saturating_sub(self.since)),
-            Phase::Off | Phase::Waiting | Phase::Queued => self.ran,
+            Phase::Off | Phase::Waiting | Phase::Parked | Phase::Queued => self.ran,
         }
     }
 
@@ -105,7 +110,15 @@ impl Turns {
     pub fn queued(&self, now: u64) -> u64 {
         match self.phase {
             Phase::Queued => self.queued.saturating_add(now.saturating_sub(self.since)),
-            Phase::Off | Phase::Waiting | Phase::Running => self.queued,
+            Phase::Off | Phase::Waiting | Phase::Parked | Phase::Running => self.queued,
+        }
+    }
+
+    /// Returns the time it was held for devices, until `now`.
+    pub fn parked(&self, now: u64) -> u64 {
+        match self.phase {
+            Phase::Parked => self.parked.saturating_add(now.saturating_sub(self.since)),
+            Phase::Off | Phase::Waiting | Phase::Queued | Phase::Running => self.parked,
         }
     }
 
@@ -133,6 +146,7 @@ mod tests {
             Just(Op::Enter(Phase::Off)),
             Just(Op::Enter(Phase::Waiting)),
             Just(Op::Enter(Phase::Queued)),
+            Just(Op::Enter(Phase::Parked)),
             Just(Op::Enter(Phase::Running)),
             Just(Op::Preempt),
             Just(Op::Tell),
@@ -178,6 +192,7 @@ mod tests {
                 };
                 prop_assert_eq!(turns.ran(later), sum(Phase::Running));
                 prop_assert_eq!(turns.queued(later), sum(Phase::Queued));
+                prop_assert_eq!(turns.parked(later), sum(Phase::Parked));
             }
         }
     }
