@@ -45,7 +45,8 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
                 }
                 // A wait with a deadline, or for an event, may end at any time: the others
                 // of this core get their turn, and it looks again.
-                Wait::Wfe | Wait::Wfit | Wait::Wfet => schedule::yield_now(),
+                Wait::Wfe | Wait::Wfet => schedule::yield_by_spinner(vcpu),
+                Wait::Wfit => schedule::yield_now(),
             }
         }
         Exit::Smc { .. } => {
@@ -150,9 +151,13 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, esr: u64) -> bool {
             return false;
         }
     }
+    let start = hw::cntpct();
     let result = guest_fault::fault(vcpu.vm(), &mut vcpu.tables, ipa, access);
     match result {
-        Ok(_) => true,
+        Ok(_) => {
+            vcpu.count_fault(start);
+            true
+        }
         Err(gmap::FaultError::OutOfMemory) => {
             console::println!(
                 "no memory left for the VM in slot {}: it is stopped",

@@ -13,10 +13,12 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use arch::Ipa;
 use gmap::{Key, KeyError, Mask, ReleaseRing, StateOp};
+use guest_abi::core_call::{VM_NO_PAGE_STATES, VM_NO_STORAGE_KEYS};
 use guest_abi::guest_memory::GuestMemoryCall;
-use guest_abi::page_state::{INVALID, NO_MEMORY, NOT_SUPPORTED, PAGES_MAX};
+use guest_abi::page_state::{self, INVALID, NO_MEMORY, NOT_SUPPORTED, PAGES_MAX};
+use guest_abi::storage_key;
 
-use crate::guest::Vcpu;
+use crate::guest::{Vcpu, Vm};
 use crate::{keyed, memory};
 
 /// Order of the block that holds a ring.
@@ -64,6 +66,19 @@ impl Released {
     }
 }
 
+/// Returns the bits of FEATURES for the calls that guests of `vm` may make.
+pub(crate) fn functions(vm: &Vm) -> u128 {
+    let mut there = 0;
+    let states = page_state::FUNCTIONS.map(|n| (n, VM_NO_PAGE_STATES));
+    let keys = storage_key::FUNCTIONS.map(|n| (n, VM_NO_STORAGE_KEYS));
+    for (number, masked) in states.into_iter().chain(keys) {
+        if !vm.is_root() && vm.flags & masked == 0 {
+            there |= 1 << number;
+        }
+    }
+    there
+}
+
 /// How a call ended.
 enum Answer {
     /// x0 and x1.
@@ -85,7 +100,7 @@ fn make(vcpu: &mut Vcpu, id: u32) -> bool {
     let Some(call) = GuestMemoryCall::decode(id, [a, b, c]) else {
         return false;
     };
-    let answer = if vcpu.vm().is_root() {
+    let answer = if functions(vcpu.vm()) >> (id & 0x3f) & 1 == 0 {
         refused(NOT_SUPPORTED)
     } else {
         match call {

@@ -85,6 +85,8 @@ pub(crate) fn huge() -> TestResult {
 pub(crate) fn gibibyte() -> TestResult {
     let vm = vm();
     vm.policy(21, 2);
+    // What it touches for itself it has touched.
+    vm.order(READ, [area(16), 1, PAGE, 0]);
     let pages = 1 << 18;
     let (all, _) = cost(|| {
         vm.order(WRITE, [area(256), pages, PAGE, 1]);

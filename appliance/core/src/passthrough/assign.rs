@@ -270,7 +270,7 @@ impl Opening<'_> {
         if let Some(wire) = wire.filter(|_| !shared && free) {
             let kick = self.vm.vgic.lock().set_hardware(0, intid, Some(wire.intid));
             schedule::deliver(self.vm, kick);
-            let home = self.vm.vcpu(0).map_or(0, |vcpu| vcpu.home);
+            let home = self.vm.vcpu(0).map_or(0, |vcpu| vcpu.home());
             let mpidr = per_cpu::cpu(home).mpidr.load(Ordering::Relaxed);
             gic::enable_spi(wire, mpidr);
             self.wire = Some((intid, wire));

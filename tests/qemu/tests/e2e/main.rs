@@ -27,3 +27,4 @@ mod linux;
 mod memory;
 mod plain;
 mod refusals;
+mod turns;
