@@ -21,6 +21,7 @@ macro_rules! on_both_cpus {
 
 mod bare;
 mod common;
+mod devices;
 mod hostile;
 mod lifecycle;
 mod linux;
