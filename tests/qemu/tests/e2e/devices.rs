@@ -350,9 +350,10 @@ fn a09_memory_waits_for_its_device_and_nothing_else_does(cpu: Cpu) {
     let waited = u64::from_str_radix(&waited, 16).expect("milliseconds");
     let polls = number(&device(control, GPU), "faults.parked");
     assert_eq!(kind, '=');
-    // A10: so many quanta of a second, and nothing on top.
+    // It was sent back once a quantum at least (A10 has the exact schedule, by a clock of its
+    // own): interrupts may have had it look in between.
     assert!(
-        (polls * 1000..polls * 1000 + 500).contains(&waited),
+        waited >= 1000 && waited / 1000 <= polls,
         "{waited} ms in {polls}"
     );
     assert_eq!(
@@ -377,13 +378,8 @@ fn a11_a_device_that_is_never_ready_aborts_the_toucher_alone(cpu: Cpu) {
     assert_eq!((esr >> 26, esr & 0x3f, far), (0x25, 0x10, usemem));
     let now = device(control, GPU);
     // 31 polls: at once, and after each of 30 seconds. The last refuses.
-    assert_eq!(
-        (
-            number(&now, "faults.parked"),
-            number(&now, "faults.timeouts")
-        ),
-        (30, 1)
-    );
+    assert!(number(&now, "faults.parked") >= 30, "{now}");
+    assert_eq!(number(&now, "faults.timeouts"), 1);
     assert_eq!(leaves(&now)[0], 0);
     let (_, events) = events(control);
     assert!(events.contains("device.not_ready"), "{events}");
@@ -396,7 +392,7 @@ fn a11_a_device_that_is_never_ready_aborts_the_toucher_alone(cpu: Cpu) {
 
 fn events(control: &Control) -> (u16, String) {
     let answer = control
-        .raw("GET /v1/events?follow=false", &[], &[])
+        .raw("GET /v1/events?since=0&follow=false", &[], &[])
         .expect("answers");
     (
         answer.status,
