@@ -234,6 +234,8 @@ pub(crate) struct Vm {
     pub(crate) shared_pa: Pa,
     /// The machine's functions that it has, a bit each; see `passthrough`.
     pub(crate) devices: AtomicU32,
+    /// How far its RAM was populated for a device's DMA: an address.
+    pub(crate) populated: AtomicU64,
     /// Stage 2.
     pub(crate) gmap: Space,
     /// Interrupts.
@@ -460,6 +462,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         shared_pa,
         gmap: Space::new(plan.slot, gmap),
         devices: AtomicU32::new(0),
+        populated: AtomicU64::new(0),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),

@@ -6,7 +6,7 @@
 //! a device's, and before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
 //! frames to be wiped.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
 use gmap::{Event, Features, Gmap, Machine, Vmids};
@@ -15,6 +15,7 @@ use guest_abi::memory_call::{
 };
 use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::passthrough::smmu;
 use crate::{guest, hw, memory, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
@@ -130,6 +131,8 @@ pub(crate) struct Space {
     pub(crate) young_now: AtomicU64,
     /// See `young_now`.
     pub(crate) working_set: AtomicU64,
+    /// A device sees through these tables: the SMMU's copies of them go with the cores'.
+    pub(crate) dma: AtomicBool,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -144,6 +147,7 @@ impl Space {
             reclaimed: AtomicU64::new(0),
             young_now: AtomicU64::new(0),
             working_set: AtomicU64::new(0),
+            dma: AtomicBool::new(false),
             pins: pins::Pins::new(),
         }
     }
@@ -180,6 +184,13 @@ impl Stage2<'_> {
         }
         if let Some(n) = self.0.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the SMMU's copies, where a device sees through these tables.
+    fn devices(self, vmid: u16) {
+        if self.0.is_some_and(|space| space.dma.load(Ordering::SeqCst)) {
+            smmu::invalidate(vmid);
         }
     }
 
@@ -234,6 +245,7 @@ impl Machine for Stage2<'_> {
         self.count(0);
         let operand = tlbi::page_operand(ipa, Self::level(level));
         hw::tlbi_ipa(vmid, operand, memory::empty_table());
+        self.devices(vmid);
     }
 
     fn invalidate_range(&self, vmid: u16, ipa: Ipa, bytes: u64, level: u8) {
@@ -249,7 +261,8 @@ impl Machine for Stage2<'_> {
         if has(HARDWARE_TLB_RANGE) && pages <= tlbi::RANGE_PAGES_MAX {
             self.count(1);
             let operand = tlbi::range_operand(ipa, pages, Self::level(level));
-            return hw::tlbi_range(vmid, operand, memory::empty_table());
+            hw::tlbi_range(vmid, operand, memory::empty_table());
+            return self.devices(vmid);
         }
         if bytes > span * SINGLY_MAX {
             return self.invalidate_vmid(vmid);
@@ -273,5 +286,6 @@ impl Machine for Stage2<'_> {
     fn invalidate_vmid(&self, vmid: u16) {
         self.count(2);
         hw::tlbi_vmid(vmid, memory::empty_table());
+        self.devices(vmid);
     }
 }

@@ -161,7 +161,12 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
     }
-    let active = vm.vgic.lock().held_ppis(vcpu.index) & TIMERS;
+    let active = {
+        let mut vgic = vm.vgic.lock();
+        // Of the PPIs that it no longer needs none is active here; SPIs may be anywhere.
+        release(&mut vgic, vcpu.index);
+        vgic.held_ppis(vcpu.index) & TIMERS
+    };
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, active, TIMERS & !active);
     fill(vcpu);
@@ -218,20 +223,26 @@ pub(crate) fn unload(vm: &Vm) -> bool {
     gone
 }
 
-/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
-fn fold(vcpu: &mut Vcpu) {
-    let used = vcpu.lrs.used;
-    for n in 0..vcpu.lrs.count {
-        if used >> n & 1 == 1
-            && let Some(lr) = vcpu.lrs.lr.get_mut(usize::from(n))
-        {
-            *lr = Lr::from_raw(hw::ich_lr(u32::from(n)));
+/// Copies what the guest did with its interrupts out of the list registers. The vCPU is
+/// loaded here.
+fn read_back(vcpu: &mut Vcpu) {
+    let mut used = vcpu.lrs.used;
+    while used != 0 {
+        let n = used.trailing_zeros();
+        used &= used - 1;
+        if let Some(lr) = vcpu.lrs.lr.get_mut(n as usize) {
+            *lr = Lr::from_raw(hw::ich_lr(n));
         }
     }
     if vcpu.lrs.hcr & !(vgic::hcr::EN | vgic::hcr::TDIR) != 0 {
         vcpu.lrs.hcr = hw::ich_hcr();
         vcpu.lrs.vmcr = hw::ich_vmcr();
     }
+}
+
+/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
+fn fold(vcpu: &mut Vcpu) {
+    read_back(vcpu);
     let vm = vcpu.vm();
     let mut vgic = vm.vgic.lock();
     let kick = vgic.fold(vcpu.index, &vcpu.lrs);
@@ -248,10 +259,14 @@ fn fill(vcpu: &mut Vcpu) {
 
 /// Brings the list registers of the loaded `vcpu` in line with the model.
 pub(crate) fn refill(vcpu: &mut Vcpu) {
-    fold(vcpu);
+    read_back(vcpu);
     // As the hardware has it now: with EOIcount, which has to be written away.
     let old_hcr = vcpu.lrs.hcr;
-    fill(vcpu);
+    let (vm, index) = (vcpu.vm(), vcpu.index);
+    let mut vgic = vm.vgic.lock();
+    let kick = vgic.fill(index, &mut vcpu.lrs);
+    release(&mut vgic, index);
+    drop(vgic);
     let mut write = vcpu.lrs.write;
     while write != 0 {
         let n = write.trailing_zeros();
@@ -262,6 +277,7 @@ pub(crate) fn refill(vcpu: &mut Vcpu) {
     if vcpu.lrs.hcr != old_hcr {
         hw::set_ich_hcr(vcpu.lrs.hcr);
     }
+    schedule::deliver(vm, kick.without(index));
 }
 
 /// Folds the loaded `vcpu`, for an access that looks at pending or active state.
