@@ -82,13 +82,13 @@ impl Drop for Registers {
 }
 
 /// A guest that does to its device what it is told.
-struct Guest<'a> {
+pub(crate) struct Guest<'a> {
     control: &'a Control,
     seen: usize,
 }
 
 impl<'a> Guest<'a> {
-    fn start(skete: &'a Running, devices: &Value) -> Self {
+    pub(crate) fn start(skete: &'a Running, devices: &Value) -> Self {
         skete.push_payload("device");
         let spec = json!({
             "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" }, "devices": devices,
@@ -134,7 +134,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Runs a command that takes no exception; returns the number it gives.
-    fn run(&mut self, command: &str) -> u64 {
+    pub(crate) fn run(&mut self, command: &str) -> u64 {
         self.begin(command);
         let (kind, text) = self.answer();
         assert_eq!(kind, '=', "{command}: {text}");
@@ -152,7 +152,7 @@ impl<'a> Guest<'a> {
         (words.next().expect("ESR"), words.next().expect("FAR"))
     }
 
-    fn off(mut self) {
+    pub(crate) fn off(mut self) {
         self.begin("off");
         self.control
             .wait_for_state("guest", "stopped", PATIENCE)
@@ -161,7 +161,7 @@ impl<'a> Guest<'a> {
 }
 
 /// What is known of a function.
-fn device(control: &Control, pci: &str) -> Value {
+pub(crate) fn device(control: &Control, pci: &str) -> Value {
     let list = control.get("/v1/devices").expect("answers");
     let devices = list["devices"].as_array().expect("a list");
     let found = devices.iter().find(|device| device["pci"] == pci);
@@ -170,7 +170,7 @@ fn device(control: &Control, pci: &str) -> Value {
         .clone()
 }
 
-fn number(of: &Value, key: &str) -> u64 {
+pub(crate) fn number(of: &Value, key: &str) -> u64 {
     let pointer = format!("/{}", key.replace('.', "/"));
     of.pointer(&pointer)
         .and_then(Value::as_u64)
@@ -390,7 +390,7 @@ fn a11_a_device_that_is_never_ready_aborts_the_toucher_alone(cpu: Cpu) {
     skete.shut_down();
 }
 
-fn events(control: &Control) -> (u16, String) {
+pub(crate) fn events(control: &Control) -> (u16, String) {
     let answer = control
         .raw("GET /v1/events?since=0&follow=false", &[], &[])
         .expect("answers");
