@@ -71,11 +71,15 @@ fn d2_a_device_reaches_its_vm_s_memory_and_nothing_else(cpu: Cpu) {
     assert_eq!(guest.run(&format!("r {inside:x}")), 0);
     assert_eq!(number(&device(control, EDU), "dma_faults"), 0);
     // Past its end, where the machine has RAM that is not the guest's; and at its UART.
-    for (n, outside) in [(1, RAM + 64 * MIB), (2, 0x0900_0000)] {
+    // A copy may be more than one transaction.
+    let mut before = 0;
+    for outside in [RAM + 64 * MIB, 0x0900_0000] {
         copy_out(&mut guest, outside);
         let now = device(control, EDU);
-        assert_eq!(number(&now, "dma_faults"), n);
-        assert_eq!(number(&now, "dma_fault_at"), outside);
+        let faults = number(&now, "dma_faults");
+        assert!(faults > before, "{now}");
+        assert_eq!(number(&now, "dma_fault_at") & !7, outside);
+        before = faults;
     }
     let seen = crate::devices::events(control).1;
     assert!(seen.contains("device.dma_blocked"), "{seen}");
@@ -175,7 +179,7 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
 
     // Function-level resets while it reads; the driver starts it again each time.
     run(
-        "(while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16 2>/dev/null; done) & \
+        "(while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16; done) >/dev/null 2>&1 & \
          echo $! > /tmp/load",
     );
     for _ in 0..RESETS {
