@@ -4,7 +4,7 @@
 //! 6.2), from 0x8000 up: below are the calls any guest may make. Only root's vCPU may
 //! make these; for anyone else they do not exist.
 //!
-//! x0 holds the call and, on return, a [`Status`]; x1 to x6 hold arguments, and x1 to x3
+//! x0 holds the call and, on return, a [`Status`]; x1 to x7 hold arguments, and x1 to x3
 //! results where a call has any. Every address is physical and must lie in frames granted to
 //! root. Core copies what it reads before it looks at it.
 
@@ -45,9 +45,11 @@ pub enum CoreCall {
     /// page `ipa + 4096 * n`. Bits are only set, never cleared. The bitmap is a multiple of 8
     /// bytes, at a multiple of 8; without one (`bitmap_pa` 0) pages are only counted.
     VmMemoryScan = CoreCall::id(0x32),
-    /// `(vm, what, ipa, bytes, cursor, most_bytes) -> (cursor, freed_bytes)`: takes memory back,
-    /// as the bits of [`crate::memory_call::reclaim`] say; ends early once about `most_bytes` are
-    /// freed.
+    /// `(vm, what, ipa, bytes, cursor, most_bytes, log_pa) -> (cursor, freed_bytes)`: takes
+    /// memory back, as the bits of [`crate::memory_call::reclaim`] say; ends early once about
+    /// `most_bytes` (0 for no limit) are freed. Whoever keeps a log of dirty pages for the
+    /// range gives its bitmap, as of [`Self::VmMemoryScan`], else 0: in it are set the pages
+    /// that were written and whose zeroes have no frame any more.
     VmReclaim = CoreCall::id(0x33),
     /// `(vm, op, ipa, key) -> (old)`: one [`crate::memory_call::KeyOp`] on the key of a page.
     /// Setting and resetting put keys into use ([`Status::Again`] until that is done).

@@ -66,8 +66,10 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
 #[inline(always)]
 fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
     let Some(ipa) = abort.ipa else {
-        // A permission fault: the page is there, and not for this.
-        return refuse_data(vcpu, &abort);
+        if !permission_fault(vcpu, abort.fault, abort.far, esr) {
+            refuse_data(vcpu, &abort);
+        }
+        return;
     };
     if passthrough::claims(vcpu.vm(), ipa) && passthrough::touch(vcpu, ipa, &abort) {
         return;
@@ -85,20 +87,34 @@ fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
         }
         return;
     }
-    let access = if abort.write {
-        Access::WRITE
-    } else {
-        Access::READ
-    };
-    if !stage2_fault(vcpu, ipa, abort.fault, access, esr) {
+    if !stage2_fault(vcpu, ipa, abort.fault, esr) {
         refuse_data(vcpu, &abort);
     }
 }
 
+/// Answers a permission fault: the page is there, but clean, shared, or not for this. False
+/// if it is not for this.
+#[inline(never)]
+fn permission_fault(vcpu: &mut Vcpu, fault: Fault, far: Option<u64>, esr: u64) -> bool {
+    let (Fault::Permission, Some(far)) = (fault, far) else {
+        return false;
+    };
+    match guest_fault::translate(vcpu.vm(), far) {
+        Some(ipa) if ipa.raw() >= RAM_BASE => stage2_fault(vcpu, ipa, fault, esr),
+        Some(_) => false,
+        // Another vCPU has just changed the guest's tables: it tries again.
+        None => {
+            vcpu.count(ExitClass::Fault);
+            true
+        }
+    }
+}
+
 fn instruction_abort(vcpu: &mut Vcpu, abort: InstructionAbort, esr: u64) {
-    let served = abort
-        .ipa
-        .is_some_and(|ipa| stage2_fault(vcpu, ipa, abort.fault, Access::EXEC, esr));
+    let served = match abort.ipa {
+        Some(ipa) => stage2_fault(vcpu, ipa, abort.fault, esr),
+        None => permission_fault(vcpu, abort.fault, abort.far, esr),
+    };
     if !served {
         let cause = Cause::InstructionAbort {
             far: abort.far.unwrap_or(vcpu.pc),
@@ -115,7 +131,11 @@ pub(crate) fn skip(vcpu: &mut Vcpu) {
 }
 
 /// Answers a fault in RAM; false if there is nothing to answer it with.
-fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u64) -> bool {
+fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, esr: u64) -> bool {
+    // A walk of the guest's tables that lacks permission is hardware writing to them.
+    let Some(access) = Access::from_esr(esr) else {
+        return false;
+    };
     vcpu.count(ExitClass::Fault);
     match fault {
         Fault::Translation | Fault::AccessFlag | Fault::Permission => {}

@@ -2,11 +2,12 @@
 //!
 //! Three steps, so that no frame is zeroed with the VM's lock held (`gmap`, module `fault`).
 
+use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
 use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Want};
 
 use crate::guest::Vm;
-use crate::memory;
+use crate::{hw, memory};
 
 /// Looks before it is left to the guest to try again.
 const LOOKS: usize = 8;
@@ -31,10 +32,11 @@ pub(crate) fn resolve(
 ) -> Result<Fault, FaultError> {
     for _ in 0..LOOKS {
         let look = vm.gmap.shared().look(&vm.gmap.machine(), ipa, access)?;
-        let Look::Missing(first) = look else {
-            return Ok(Fault::AlreadyMapped);
+        let (mut want, fill): (_, Fill) = match look {
+            Look::Done => return Ok(Fault::AlreadyMapped),
+            Look::Missing(first) => (Some(first), fill),
+            Look::Shared(first) => (Some(first), copy),
         };
-        let mut want = Some(first);
         while let Some(now) = want {
             match fill(vm, cache, now, access) {
                 Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
@@ -49,6 +51,10 @@ pub(crate) fn resolve(
     Ok(Fault::AlreadyMapped)
 }
 
+/// Makes a frame that is wanted and links it.
+type Fill = fn(&Vm, &mut Cache, Want, Access) -> Result<(), LinkError>;
+
+/// A frame of zeroes, where there was none.
 fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), LinkError> {
     let mut machine = vm.gmap.machine();
     let cost = vm.gmap.shared().link_cost(&machine, want)?;
@@ -64,6 +70,40 @@ fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), Li
         memory::free_unscrubbed(frame, want.order());
     }
     result
+}
+
+/// A copy of a frame that others use too, in its place.
+fn copy(vm: &Vm, cache: &mut Cache, want: Want, _: Access) -> Result<(), LinkError> {
+    let mut machine = vm.gmap.machine();
+    let cost = vm.gmap.shared().link_cost(&machine, want)?;
+    cache
+        .topup(&mut machine, cost)
+        .map_err(|_| LinkError::NoMemory)?;
+    let frame = want.prepare(&mut machine).ok_or(LinkError::NoMemory)?;
+    let mut gmap = vm.gmap.exclusive();
+    let result = gmap.link_copy(&mut machine, cache, want, frame);
+    drop(gmap);
+    if result.is_err() {
+        memory::free_unscrubbed(frame, want.order());
+    }
+    result
+}
+
+/// Returns where the tables of the loaded guest say that `va` is, if they do.
+pub(crate) fn translate(vm: &Vm, va: u64) -> Option<Ipa> {
+    let regime = Regime {
+        sctlr: hw::sctlr_el1(),
+        tcr: hw::tcr_el1(),
+        ttbr0: hw::ttbr0_el1(),
+        ttbr1: hw::ttbr1_el1(),
+    };
+    let gmap = vm.gmap.shared();
+    let machine = vm.gmap.machine();
+    stage1::translate(&regime, va, |ipa| {
+        // Its tables lie in RAM; what they say elsewhere is nothing.
+        let (pa, _) = gmap.translate(&machine, ipa)?;
+        memory::is_pool(pa).then(|| memory::word(pa))
+    })
 }
 
 /// Runs `f` with the frame of the page at `ipa`, populated and, if `access` is a store,

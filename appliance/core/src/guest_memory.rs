@@ -151,7 +151,7 @@ fn answer(vcpu: &mut Vcpu, call: GuestMemoryCall) -> Answer {
 
 fn refusal(error: KeyError) -> Answer {
     match error {
-        KeyError::Again => Answer::Repeat,
+        KeyError::Again | KeyError::Shared => Answer::Repeat,
         KeyError::NoRam | KeyError::Invalid => refused(INVALID),
         KeyError::NoMemory | KeyError::Limit => refused(NO_MEMORY),
         KeyError::Off => refused(NOT_SUPPORTED),

@@ -63,6 +63,9 @@ readers! {
     id_aa64pfr1 = "id_aa64pfr1_el1";
     id_aa64dfr0 = "id_aa64dfr0_el1";
     isr_el1 = "isr_el1";
+    tcr_el1 = "tcr_el1";
+    ttbr0_el1 = "ttbr0_el1";
+    ttbr1_el1 = "ttbr1_el1";
     id_aa64isar0 = "id_aa64isar0_el1";
     id_aa64isar1 = "id_aa64isar1_el1";
     id_aa64isar2 = "s3_0_c0_c6_2";

@@ -130,9 +130,13 @@ pub(crate) struct Usage {
 
 /// Returns what the machine's memory is used for.
 pub(crate) fn usage() -> Usage {
+    let pool = POOL.lock();
+    // Frames go to the stock and come back with the lock held.
+    let free = pool.as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes();
+    drop(pool);
     Usage {
         ram: RAM_BYTES.load(Ordering::Relaxed),
-        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes(),
+        free,
         core: CORE_BYTES.load(Ordering::Relaxed),
     }
 }
@@ -173,6 +177,44 @@ pub(crate) fn free_unscrubbed(pa: Pa, order: u8) {
     if let Some(pool) = POOL.lock().as_mut() {
         pool.free(pa, order)
             .expect("frames are freed once, by who allocated them");
+    }
+}
+
+/// Takes a frame for the stock, if the pool has one of the order: it counts as free still.
+pub(crate) fn alloc_for_stock(order: u8) -> Option<Pa> {
+    let mut pool = POOL.lock();
+    let pa = pool.as_mut()?.alloc(order)?;
+    scrub::count(FRAME << order);
+    Some(pa)
+}
+
+/// Gives a frame of the stock back to the pool.
+pub(crate) fn free_from_stock(pa: Pa, order: u8) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.free(pa, order)
+            .expect("frames are freed once, by who allocated them");
+        scrub::uncount(FRAME << order);
+    }
+}
+
+/// Counts another user of a frame that the caller holds; false if it cannot have one.
+pub(crate) fn share(pa: Pa, order: u8) -> bool {
+    let mut pool = POOL.lock();
+    pool.as_mut()
+        .is_some_and(|pool| pool.share(pa, order).is_ok())
+}
+
+/// Returns whether a frame has users besides the caller.
+pub(crate) fn is_shared(pa: Pa, order: u8) -> bool {
+    let pool = POOL.lock();
+    pool.as_ref().is_none_or(|pool| pool.is_shared(pa, order))
+}
+
+/// Ends one use of a frame that is or was shared.
+pub(crate) fn release(pa: Pa, order: u8) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.release(pa, order)
+            .expect("a use of a frame ends once, by who began it");
     }
 }
 
@@ -228,6 +270,11 @@ pub(crate) fn is_zero(pa: Pa, bytes: u64) -> bool {
         let word = unsafe { AtomicU64::from_ptr((va(pa) + offset) as *mut u64) };
         word.load(Ordering::Relaxed) == 0
     })
+}
+
+/// Reads the 64 bits at `pa`, a multiple of 8 in RAM.
+pub(crate) fn word(pa: Pa) -> u64 {
+    entry(pa.align_down(FRAME), (pa.raw() % FRAME / 8) as usize).load(Ordering::Relaxed)
 }
 
 /// Zeroes `bytes` from `pa`, which the caller has the right to write.

@@ -9,7 +9,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Vmids};
+use gmap::{Event, Features, Gmap, Machine, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
@@ -127,12 +127,12 @@ pub(crate) struct Space {
     pub(crate) tlbi: Counts,
     /// Bytes of RAM given back since the VM was made.
     pub(crate) reclaimed: AtomicU64,
-    /// Bytes found young by the scan of age that is going on, and by the last whole one.
-    pub(crate) young_now: AtomicU64,
-    /// See `young_now`.
-    pub(crate) working_set: AtomicU64,
     /// A device sees through these tables: the SMMU's copies of them go with the cores'.
     pub(crate) dma: AtomicBool,
+    /// What whole scans of age found.
+    pub(crate) working_set: Mutex<WorkingSet>,
+    /// How far shared pages have been given frames of the VM's own. Changes under the lock.
+    pub(crate) unshared: AtomicU64,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -145,9 +145,9 @@ impl Space {
             slot,
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
-            young_now: AtomicU64::new(0),
-            working_set: AtomicU64::new(0),
             dma: AtomicBool::new(false),
+            working_set: Mutex::new(WorkingSet::default()),
+            unshared: AtomicU64::new(0),
             pins: pins::Pins::new(),
         }
     }
@@ -164,25 +164,43 @@ impl Space {
 
     /// Returns what its tables live on.
     pub(crate) fn machine(&self) -> Stage2<'_> {
-        Stage2(Some(self))
+        Stage2 {
+            space: Some(self),
+            stock: false,
+        }
     }
 }
 
 /// Table memory, frames and TLB maintenance, for one VM.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stage2<'a>(Option<&'a Space>);
+pub(crate) struct Stage2<'a> {
+    space: Option<&'a Space>,
+    /// Frames are taken for, and come from, the stock: they count as free all the time.
+    stock: bool,
+}
 
 impl Stage2<'_> {
     /// For a space that no vCPU can have used yet.
     pub(crate) const fn unseen() -> Self {
-        Self(None)
+        Self {
+            space: None,
+            stock: false,
+        }
+    }
+
+    /// For frames that are zeroed ahead of time.
+    pub(crate) const fn stock() -> Self {
+        Self {
+            space: None,
+            stock: true,
+        }
     }
 
     fn count(self, kind: usize) {
         if let Some(n) = TLBI.get(kind) {
             n.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(n) = self.0.and_then(|space| space.tlbi.get(kind)) {
+        if let Some(n) = self.space.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -229,7 +247,31 @@ impl Machine for Stage2<'_> {
         memory::scrub(pa, order);
     }
 
+    fn copy(&self, to: Pa, from: Pa, order: u8) {
+        memory::copy(to, from, memory::FRAME << order);
+        hw::clean_to_poc(memory::va(to), memory::FRAME << order);
+    }
+
+    fn is_zero(&self, pa: Pa, order: u8) -> bool {
+        memory::is_zero(pa, memory::FRAME << order)
+    }
+
+    fn share(&self, pa: Pa, order: u8) -> bool {
+        memory::share(pa, order)
+    }
+
+    fn shared(&self, pa: Pa, order: u8) -> bool {
+        memory::is_shared(pa, order)
+    }
+
+    fn release(&mut self, pa: Pa, order: u8) {
+        memory::release(pa, order);
+    }
+
     fn alloc(&mut self, order: u8) -> Option<Pa> {
+        if self.stock {
+            return memory::alloc_for_stock(order);
+        }
         memory::alloc(order)
     }
 
@@ -238,6 +280,9 @@ impl Machine for Stage2<'_> {
     }
 
     fn free(&mut self, pa: Pa, order: u8) {
+        if self.stock {
+            return memory::free_from_stock(pa, order);
+        }
         memory::free_unscrubbed(pa, order);
     }
 
@@ -277,7 +322,7 @@ impl Machine for Stage2<'_> {
     }
 
     fn event(&self, event: Event) {
-        let vm = self.0.and_then(|space| guest::by_slot(space.slot));
+        let vm = self.space.and_then(|space| guest::by_slot(space.slot));
         if let (Some(vm), Event::PinLost { ipa, level }) = (vm, event) {
             pins::lost(vm, ipa, level);
         }

@@ -21,9 +21,9 @@ pub enum Change {
 }
 
 /// The bits of a leaf that may change while it is valid: S2AP, AF, DBM, XN, and software's.
-const FREE: u64 = 0b11 << 6 | 1 << 10 | 1 << 51 | 1 << 54 | 0x1f << 55;
+const FREE: u64 = 0b11 << 6 | 1 << 10 | 1 << 51 | 1 << 54 | SOFTWARE;
 /// Those of them that hardware does not look at.
-const SOFTWARE: u64 = 0x1f << 55;
+const SOFTWARE: u64 = 0x3f << 55;
 const AF: u64 = 1 << 10;
 const LEAF_OR_TABLE: u64 = 0b11;
 

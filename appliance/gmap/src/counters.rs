@@ -7,8 +7,12 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// What a space holds, and what it has been through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Bytes of RAM that are populated.
+    /// Bytes of RAM that are populated with frames of the VM's own.
     pub resident_bytes: u64,
+    /// Bytes of RAM that are populated with frames which others may use too.
+    pub shared_bytes: u64,
+    /// Leaves of such RAM, of any size.
+    pub shared_leaves: u64,
     /// Bytes of table pages, the root included.
     pub table_bytes: u64,
     /// Leaves of 4 KiB, 2 MiB and 1 GiB, fixed mappings included.
@@ -19,6 +23,14 @@ pub struct Stats {
     pub minor_faults: u64,
     /// Blocks split.
     pub splits: u64,
+    /// Tables of 512 leaves made one block.
+    pub collapses: u64,
+    /// Shared leaves that got a copy of their own.
+    pub copies: u64,
+    /// Leaves moved to another frame.
+    pub moves: u64,
+    /// Bytes of zeroes whose frames were taken back.
+    pub zero_bytes: u64,
     /// Bytes of RAM that are promised, populated or not.
     pub promised_bytes: u64,
     /// Bytes of the sidecar: storage keys and page states.
@@ -35,6 +47,12 @@ pub(crate) struct Counters {
     faults: AtomicU64,
     minor: AtomicU64,
     splits: AtomicU64,
+    shared: AtomicU64,
+    shared_leaves: AtomicU64,
+    collapses: AtomicU64,
+    copies: AtomicU64,
+    moves: AtomicU64,
+    zeroes: AtomicU64,
 }
 
 impl Counters {
@@ -46,6 +64,12 @@ impl Counters {
             faults: self.faults.load(Relaxed),
             minor_faults: self.minor.load(Relaxed),
             splits: self.splits.load(Relaxed),
+            shared_bytes: self.shared.load(Relaxed),
+            shared_leaves: self.shared_leaves.load(Relaxed),
+            collapses: self.collapses.load(Relaxed),
+            copies: self.copies.load(Relaxed),
+            moves: self.moves.load(Relaxed),
+            zero_bytes: self.zeroes.load(Relaxed),
             promised_bytes: 0,
             sidecar_bytes: 0,
         }
@@ -53,6 +77,10 @@ impl Counters {
 
     pub(crate) fn resident_bytes(&self) -> u64 {
         self.resident.load(Relaxed)
+    }
+
+    pub(crate) fn shared_leaves(&self) -> u64 {
+        self.shared_leaves.load(Relaxed)
     }
 
     pub(crate) fn table_bytes(&self) -> u64 {
@@ -72,16 +100,28 @@ impl Counters {
     /// Counts `count` leaves like `leaf` that were linked.
     pub(crate) fn leaves(&self, leaf: Leaf, level: Level, count: u64) {
         self.of(level).fetch_add(count, Relaxed);
-        if !leaf.special() {
-            let bytes = level.span().saturating_mul(count);
+        let bytes = level.span().saturating_mul(count);
+        if leaf.shared() {
+            self.shared_leaves.fetch_add(count, Relaxed);
+            self.shared.fetch_add(bytes, Relaxed);
+        } else if !leaf.special() {
             self.resident.fetch_add(bytes, Relaxed);
         }
+    }
+
+    /// Counts a leaf that changed from `old` to `new` where it is.
+    pub(crate) fn releaf(&self, old: Leaf, new: Leaf, level: Level) {
+        self.unleaf(old, level);
+        self.leaves(new, level, 1);
     }
 
     /// Counts a leaf that was unlinked.
     pub(crate) fn unleaf(&self, leaf: Leaf, level: Level) {
         self.of(level).fetch_sub(1, Relaxed);
-        if !leaf.special() {
+        if leaf.shared() {
+            self.shared_leaves.fetch_sub(1, Relaxed);
+            self.shared.fetch_sub(level.span(), Relaxed);
+        } else if !leaf.special() {
             self.resident.fetch_sub(level.span(), Relaxed);
         }
     }
@@ -96,6 +136,22 @@ impl Counters {
 
     pub(crate) fn split(&self) {
         self.splits.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn collapse(&self) {
+        self.collapses.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn copy(&self) {
+        self.copies.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn moved(&self) {
+        self.moves.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn zeroed(&self, level: Level) {
+        self.zeroes.fetch_add(level.span(), Relaxed);
     }
 
     fn of(&self, level: Level) -> &AtomicU64 {

@@ -107,6 +107,8 @@ const PIN: u64 = 1 << 57;
 const NESTED: u64 = 1 << 58;
 /// Dirty since the host last looked.
 const HOST_DIRTY: u64 = 1 << 59;
+/// The frame may be somebody else's too: it is read, and copied before it is written.
+const SHARED: u64 = 1 << 60;
 
 // Tokens: bit 0 and 1 clear, type in 17:2, parameter in 33:18.
 const TOKEN_TYPE_SHIFT: u32 = 2;
@@ -262,6 +264,11 @@ impl Leaf {
         self.0 & SPECIAL != 0
     }
 
+    /// Returns whether the frame may be somebody else's too, and so is never written.
+    pub const fn shared(self) -> bool {
+        self.0 & SHARED != 0
+    }
+
     /// Returns whether a running vCPU needs the page to stay as it is.
     pub const fn pinned(self) -> bool {
         self.0 & PIN != 0
@@ -358,6 +365,37 @@ impl Leaf {
     #[must_use]
     pub const fn with_read_only(self) -> Self {
         Self(self.with_clean().0 & !DBM)
+    }
+
+    /// Shares the frame: read-only, and what it was as dirty state is kept.
+    #[must_use]
+    pub const fn with_shared(self) -> Self {
+        Self(self.with_read_only().0 | SHARED)
+    }
+
+    /// Makes the frame the VM's own, which may write to it; not dirty yet.
+    #[must_use]
+    pub const fn with_own(self) -> Self {
+        Self(self.0 & !SHARED | DBM)
+    }
+
+    /// Gives it another frame.
+    #[must_use]
+    pub const fn with_base(self, base: Pa) -> Self {
+        Self(self.0 & !OUTPUT | base.raw() & OUTPUT)
+    }
+
+    /// Returns the children's parent when 512 of them are one block again: the permissions
+    /// are this child's, young and dirty state that of any of them.
+    #[must_use]
+    pub const fn block(self, base: Pa, young: bool, dirty: bool, soft: bool, host: bool) -> Self {
+        const fn bit(on: bool, mask: u64) -> u64 {
+            if on { mask } else { 0 }
+        }
+        let state =
+            bit(young, AF) | bit(dirty, S2AP_WRITE) | bit(soft, SOFT_DIRTY) | bit(host, HOST_DIRTY);
+        let kept = self.0 & !(TABLE_OR_PAGE | AF | S2AP_WRITE | SOFT_DIRTY | HOST_DIRTY);
+        Self(kept | state).with_base(base)
     }
 
     /// Returns the child at `offset` bytes when a leaf of the level above `level` is split.

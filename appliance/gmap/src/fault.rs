@@ -3,7 +3,7 @@
 //! Three steps, so that no frame is scrubbed under a lock. [`Gmap::look`] fixes a present
 //! leaf that only lacks AF or dirty, or says what frame is wanted. The caller takes and
 //! scrubs one. [`Gmap::link`] puts it in, unless the world has moved on. [`Gmap::fault`] is
-//! all three.
+//! all three. A write to a shared frame is answered elsewhere: `cow`.
 
 use crate::bbm::Change;
 use crate::cache::Cache;
@@ -49,7 +49,8 @@ impl Access {
     ///
     /// A stage-1 walk (S1PTW) counts as a store only when it lacked permission: then it was
     /// hardware updating the guest's own descriptor (DDI 0487, ISS encoding for a Data
-    /// Abort). Cache maintenance (CM) counts as a load, though WnR is set.
+    /// Abort). Cache maintenance (CM) counts as a load, though WnR is set, until it
+    /// lacks permission.
     pub fn from_esr(esr: u64) -> Option<Self> {
         const INSTRUCTION: u64 = 0x20;
         const DATA: u64 = 0x24;
@@ -66,8 +67,9 @@ impl Access {
                 write: permission,
                 exec: false,
             }),
+            // Invalidation of a line by address asks for the right to write.
             DATA => Some(Self {
-                write: bit(6) && !bit(8),
+                write: bit(6) && (!bit(8) || permission),
                 exec: false,
             }),
             _ => None,
@@ -90,6 +92,8 @@ pub enum Fault {
     },
     /// The mapping was there: another vCPU was first, or only AF or dirty was missing.
     AlreadyMapped,
+    /// The page is shared and was written: nothing was done, [`Gmap::unshare`] is asked for.
+    Shared,
 }
 
 /// Why a fault cannot be answered. Nothing has changed.
@@ -103,6 +107,8 @@ pub enum FaultError {
     Permission,
     /// The pool has no frame for the page or a table, or the VM's limit is reached.
     OutOfMemory,
+    /// The page is shared and not to be written: [`Gmap::unshare`] it first.
+    Shared,
 }
 
 impl fmt::Display for FaultError {
@@ -111,6 +117,7 @@ impl fmt::Display for FaultError {
             Self::NoSlot => "no RAM and no mapping there",
             Self::Permission => "access not allowed",
             Self::OutOfMemory => "no frame left",
+            Self::Shared => "page is shared",
         })
     }
 }
@@ -124,15 +131,19 @@ pub enum Look {
     Done,
     /// A frame is missing.
     Missing(Want),
+    /// The page was written and is shared: a frame with a copy is missing.
+    Shared(Want),
 }
 
 /// A frame that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the guest waits for it"]
 pub struct Want {
-    ipa: Ipa,
-    level: Level,
-    ticket: Ticket,
+    pub(crate) ipa: Ipa,
+    pub(crate) level: Level,
+    pub(crate) ticket: Ticket,
+    /// Where the content of the page at `ipa` is to be copied from, if not zeroes.
+    pub(crate) from: Option<Pa>,
 }
 
 impl Want {
@@ -150,6 +161,24 @@ impl Want {
     pub fn smaller(&self) -> Option<Self> {
         let level = self.level.below()?;
         Some(Self { level, ..*self })
+    }
+
+    /// Returns where the frame's content is to be copied from; `None` for zeroes.
+    pub fn from(&self) -> Option<Pa> {
+        Some(self.from?.align_down(self.level.span()))
+    }
+
+    /// Takes a frame and fills it with what is wanted.
+    ///
+    /// May run without any lock: should what is copied have gone meanwhile, the frame is
+    /// refused.
+    pub fn prepare(&self, machine: &mut impl Machine) -> Option<Pa> {
+        let Some(from) = self.from() else {
+            return machine.alloc_zeroed(self.order());
+        };
+        let frame = machine.alloc(self.order())?;
+        machine.copy(frame, from, self.order());
+        Some(frame)
     }
 }
 
@@ -204,16 +233,20 @@ impl Gmap {
     /// Returns the frame address of the page at `ipa`, populated and writable, for core to
     /// copy into.
     ///
-    /// Not counted as a fault. The page is dirty from now on.
+    /// Not counted as a fault. The page is dirty from now on. Fails with
+    /// [`FaultError::Shared`] if it is shared: [`Self::unshare`] comes first.
     pub fn populate(&self, machine: &mut impl Machine, ipa: Ipa) -> Result<Pa, FaultError> {
-        with_cache(machine, |machine, cache| {
+        let result = with_cache(machine, |machine, cache| {
             self.resolve(machine, cache, ipa, Access::WRITE)
         })?;
+        if result == Fault::Shared {
+            return Err(FaultError::Shared);
+        }
         let (pa, _) = self.translate(machine, ipa).ok_or(FaultError::NoSlot)?;
         Ok(pa.align_down(4096))
     }
 
-    fn resolve(
+    pub(crate) fn resolve(
         &self,
         machine: &mut impl Machine,
         cache: &mut Cache,
@@ -221,10 +254,14 @@ impl Gmap {
         access: Access,
     ) -> Result<Fault, FaultError> {
         for _ in 0..LOOKS {
-            let Look::Missing(first) = self.look(machine, ipa, access)? else {
-                return Ok(Fault::AlreadyMapped);
+            let mut want = match self.look(machine, ipa, access)? {
+                Look::Done => return Ok(Fault::AlreadyMapped),
+                Look::Shared(_) => return Ok(Fault::Shared),
+                Look::Missing(first) => Some(first),
             };
-            let mut want = Some(first);
+            if let Some(shown) = want.and_then(|want| self.show_zeroes(machine, want, access)) {
+                want = Some(shown);
+            }
             while let Some(now) = want {
                 match self.fill(machine, cache, now, access) {
                     Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
@@ -249,6 +286,9 @@ impl Gmap {
         cache
             .topup(machine, self.link_cost(machine, want)?)
             .map_err(|_| LinkError::NoMemory)?;
+        if want.from.is_some() {
+            return self.link_zeroes(machine, cache, want);
+        }
         let frame = machine.alloc_zeroed(want.order());
         let frame = frame.ok_or(LinkError::NoMemory)?;
         let result = self.link(machine, cache, want, frame, access, |_, _| ());
@@ -274,19 +314,25 @@ impl Gmap {
         let ticket = self.sequence.ticket();
         let place = self.place(machine, ipa);
         match place.entry() {
-            Entry::Leaf(_) => self.fix(machine, ipa, place, access),
+            Entry::Leaf(_) => self.fix(machine, ipa, place, access, ticket),
             Entry::Busy => Ok(Look::Done),
             Entry::Hole(_) => Err(FaultError::NoSlot),
             Entry::Empty => {
                 let level = self.best_level(ipa, place.level)?;
-                Ok(Look::Missing(Want { ipa, level, ticket }))
+                let from = None;
+                Ok(Look::Missing(Want {
+                    ipa,
+                    level,
+                    ticket,
+                    from,
+                }))
             }
             Entry::Table(_) | Entry::Reserved => crate::walk::corrupt(),
         }
     }
 
     /// Returns the level of the largest leaf that may be linked for `ipa`, at or below `at`.
-    fn best_level(&self, ipa: Ipa, at: Level) -> Result<Level, FaultError> {
+    pub(crate) fn best_level(&self, ipa: Ipa, at: Level) -> Result<Level, FaultError> {
         let slot = self.slots.find(ipa.raw()).ok_or(FaultError::NoSlot)?;
         let room = self
             .policy
@@ -307,15 +353,23 @@ impl Gmap {
         ipa: Ipa,
         place: Place,
         access: Access,
+        ticket: Ticket,
     ) -> Result<Look, FaultError> {
         let mut place = place;
         let base = ipa.align_down(place.level.span());
         let mut flush = Flush::new(self.vmid);
         while let Entry::Leaf(leaf) = place.entry() {
-            if !access.allowed(leaf.perm()) {
+            let mut wanted = leaf.with_young();
+            if leaf.shared() && access.write {
+                // Whoever else used the frame may have let it go.
+                let room = self.has_room(place.level.span());
+                if machine.shared(leaf.base(), place.level.order()) || !room {
+                    return self.want_copy(machine, ipa, place, leaf, ticket);
+                }
+                wanted = wanted.with_own();
+            } else if !access.allowed(leaf.perm()) {
                 return Err(FaultError::Permission);
             }
-            let mut wanted = leaf.with_young();
             if access.write {
                 wanted = wanted.with_dirty();
             }
@@ -326,6 +380,9 @@ impl Gmap {
             if self.replace(machine, base, &mut place, wanted.descriptor(), &mut flush) {
                 flush.complete(machine);
                 self.counters.minor();
+                if wanted.shared() != leaf.shared() {
+                    self.counters.releaf(leaf, wanted, place.level);
+                }
                 return Ok(Look::Done);
             }
         }
@@ -356,15 +413,43 @@ impl Gmap {
         access: Access,
         then: impl FnOnce(&M, Pa),
     ) -> Result<(), LinkError> {
+        assert!(
+            frame.is_aligned(want.level.span()),
+            "a frame is not aligned"
+        );
+        if want.from.is_some() {
+            return Err(LinkError::Again);
+        }
+        if !self.has_room(want.level.span()) {
+            return Err(LinkError::Limit);
+        }
+        let mut leaf = self.fresh(frame, want.level);
+        if access.write || self.policy.eager && !self.features.hafdbs {
+            leaf = leaf.with_dirty();
+        }
+        self.link_leaf(machine, cache, want, leaf, |machine| then(machine, frame))
+    }
+
+    /// Returns a leaf of RAM that is new to the migration log and otherwise clean.
+    pub(crate) fn fresh(&self, frame: Pa, level: Level) -> Leaf {
+        Leaf::new(frame, level, Attr::Normal, Perm::RWX, self.features.fwb)
+            .with_no_dirt()
+            .with_soft_dirty()
+    }
+
+    /// Links `leaf` where it is wanted, in an empty entry.
+    pub(crate) fn link_leaf<M: Machine>(
+        &self,
+        machine: &M,
+        cache: &mut Cache,
+        want: Want,
+        leaf: Leaf,
+        then: impl FnOnce(&M),
+    ) -> Result<(), LinkError> {
         let (base, level) = (want.ipa(), want.level);
-        assert!(frame.is_aligned(level.span()), "a frame is not aligned");
         let end = base.raw().saturating_add(level.span());
         if !self.sequence.good(want.ticket, base.raw(), end) {
             return Err(LinkError::Again);
-        }
-        let resident = self.counters.resident_bytes().saturating_add(level.span());
-        if resident > self.policy.ram_limit {
-            return Err(LinkError::Limit);
         }
         if cache.len() < self.link_cost(machine, want)? {
             return Err(LinkError::NoMemory);
@@ -376,26 +461,32 @@ impl Gmap {
         if place.entry() != Entry::Empty || self.slots.find(want.ipa.raw()).is_none() {
             return Err(LinkError::Again);
         }
-        let mut leaf = Leaf::new(frame, level, Attr::Normal, Perm::RWX, self.features.fwb);
-        leaf = leaf.with_no_dirt().with_soft_dirty();
-        if access.write || self.policy.eager && !self.features.hafdbs {
-            leaf = leaf.with_dirty();
-        }
         debug_assert_eq!(
             crate::bbm::change(place.found, leaf.descriptor(), level == Level::L3),
             Change::Store
         );
-        then(machine, frame);
-        if self.states && self.sidecar.exists() {
-            self.sidecar.update_range(machine, base, level, |word| {
-                word.with_zero(false).with_hint(false)
-            });
-        }
+        then(machine);
+        self.populated(machine, base, level);
         if !place.swap(machine, leaf.descriptor()) {
             return Err(LinkError::Again);
         }
         self.counters.leaves(leaf, level, 1);
         Ok(())
+    }
+
+    /// Forgets what page states say of a page that had no frame.
+    pub(crate) fn populated(&self, machine: &impl Machine, ipa: Ipa, level: Level) {
+        if self.states && self.sidecar.exists() {
+            self.sidecar.update_range(machine, ipa, level, |word| {
+                word.with_zero(false).with_hint(false)
+            });
+        }
+    }
+
+    /// Returns whether the VM may have `bytes` more.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        let resident = self.counters.resident_bytes().saturating_add(bytes);
+        resident <= self.policy.ram_limit
     }
 }
 
@@ -428,6 +519,7 @@ mod tests {
             (0x8200_0007, Some(Access::EXEC)),
             // Cache maintenance.
             (0x9200_0147, Some(Access::READ)),
+            (0x9200_014f, Some(Access::WRITE)),
             // A stage-1 walk that found no page, and one that may not write.
             (0x9200_00c7, Some(Access::READ)),
             (0x9200_008f, Some(Access::WRITE)),

@@ -3,6 +3,7 @@
 //! The order is the architecture's (DDI 0487 D8.14, D8.16): entry invalid, store visible to
 //! the walkers, TLBI complete, and only then is the memory somebody else's.
 
+use crate::desc::Leaf;
 use crate::level::Level;
 use crate::machine::Machine;
 use arch::{Ipa, Pa};
@@ -86,7 +87,8 @@ impl Flush {
 #[must_use = "frames are reachable through stale TLB entries until this is flushed"]
 pub(crate) struct Gather {
     pub(crate) flush: Flush,
-    held: [Option<(Pa, u8)>; HELD],
+    /// Address, order, and whether others may use it too.
+    held: [Option<(Pa, u8, bool)>; HELD],
     /// Frames are scrubbed before they go back (the table pages are not).
     wipe: bool,
 }
@@ -101,36 +103,40 @@ impl Gather {
         }
     }
 
-    /// Takes over a frame of RAM whose leaf was noted in [`Self::flush`].
-    pub(crate) fn frame(&mut self, machine: &mut impl Machine, pa: Pa, level: Level) {
-        if self.wipe {
+    /// Takes over the frame of a `leaf` of RAM that was noted in [`Self::flush`].
+    pub(crate) fn frame(&mut self, machine: &mut impl Machine, leaf: Leaf, level: Level) {
+        if self.wipe && !leaf.shared() {
             // Before the TLBI a vCPU could still write to it.
             self.complete(machine);
-            machine.scrub(pa, level.order());
+            machine.scrub(leaf.base(), level.order());
         }
-        self.hold(machine, pa, level.order());
+        self.hold(machine, leaf.base(), level.order(), leaf.shared());
     }
 
     /// Takes over a table on the way to `ipa` that is no longer linked.
     pub(crate) fn table(&mut self, machine: &mut impl Machine, ipa: Ipa, table: Pa) {
         self.flush.table(ipa);
-        self.hold(machine, table, 0);
+        self.hold(machine, table, 0, false);
     }
 
     /// Invalidates what was noted and frees what was held.
     pub(crate) fn complete(&mut self, machine: &mut impl Machine) {
         self.flush.complete(machine);
-        for (pa, order) in self.held.iter_mut().filter_map(Option::take) {
-            machine.free(pa, order);
+        for (pa, order, shared) in self.held.iter_mut().filter_map(Option::take) {
+            if shared {
+                machine.release(pa, order);
+            } else {
+                machine.free(pa, order);
+            }
         }
     }
 
-    fn hold(&mut self, machine: &mut impl Machine, pa: Pa, order: u8) {
+    fn hold(&mut self, machine: &mut impl Machine, pa: Pa, order: u8, shared: bool) {
         if self.held.iter().all(Option::is_some) {
             self.complete(machine);
         }
         if let Some(slot) = self.held.iter_mut().find(|slot| slot.is_none()) {
-            *slot = Some((pa, order));
+            *slot = Some((pa, order, shared));
         }
     }
 }

@@ -86,6 +86,8 @@ pub enum KeyError {
     Limit,
     /// Another CPU is changing the page's entry: come again.
     Again,
+    /// Frames are shared: [`Gmap::unshare_all`] comes first.
+    Shared,
 }
 
 impl fmt::Display for KeyError {
@@ -97,6 +99,7 @@ impl fmt::Display for KeyError {
             Self::NoMemory => "table cache is empty",
             Self::Limit => "the VM has all its tables",
             Self::Again => "the page is being changed",
+            Self::Shared => "frames are shared with other VMs",
         })
     }
 }
@@ -131,6 +134,7 @@ impl Gmap {
     /// Puts keys into use, a slice at a time: every key is reset to zero, and every populated
     /// page gets a word.
     ///
+    /// From the first call on no frames are shared; [`KeyError::Shared`] while some are.
     /// Returns the address to go on from. On [`KeyError::NoMemory`] what was done stays done;
     /// calling again goes on.
     pub fn enable_keys(
@@ -141,6 +145,7 @@ impl Gmap {
     ) -> Result<Option<Ipa>, KeyError> {
         let start = match self.keys {
             KeyState::On => return Ok(None),
+            KeyState::Off if self.counters.shared_leaves() > 0 => return Err(KeyError::Shared),
             KeyState::Off => 0,
             KeyState::Starting(at) => at,
         };

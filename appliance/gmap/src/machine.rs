@@ -54,6 +54,13 @@ pub trait Machine {
     /// Zeroes `4096 << order` bytes from `pa` and cleans them to the point of coherency.
     fn scrub(&self, pa: Pa, order: u8);
 
+    /// Copies `4096 << order` bytes and cleans them to the point of coherency, as
+    /// [`Self::scrub`] does. `from` may change meanwhile; what is copied is then anything.
+    fn copy(&self, to: Pa, from: Pa, order: u8);
+
+    /// Returns whether `4096 << order` bytes from `pa` are all zero.
+    fn is_zero(&self, pa: Pa, order: u8) -> bool;
+
     /// Takes `4096 << order` bytes, aligned to their size, from the pool. Not zeroed.
     fn alloc(&mut self, order: u8) -> Option<Pa>;
 
@@ -68,6 +75,34 @@ pub trait Machine {
 
     /// Returns to the pool a frame that [`Self::alloc`] gave, or an aligned part of one.
     fn free(&mut self, pa: Pa, order: u8);
+
+    /// Counts another user of `4096 << order` bytes from `pa`, which the caller holds.
+    ///
+    /// Returns false, changing nothing, if they cannot be shared or have too many users
+    /// already. The default shares nothing.
+    fn share(&self, pa: Pa, order: u8) -> bool {
+        let _ = (pa, order);
+        false
+    }
+
+    /// Returns whether any of `4096 << order` bytes from `pa` has a user besides the caller,
+    /// or must not be written for another reason.
+    fn shared(&self, pa: Pa, order: u8) -> bool {
+        let _ = (pa, order);
+        false
+    }
+
+    /// Ends the caller's use of memory that is or was shared: a frame goes back to the pool
+    /// with its last user. Nothing of the caller's reaches it any more.
+    fn release(&mut self, pa: Pa, order: u8) {
+        self.free(pa, order);
+    }
+
+    /// Returns a block of zeroes that nobody writes and nobody frees, and its order. A
+    /// machine that has one returns it always.
+    fn zeroes(&self) -> Option<(Pa, u8)> {
+        None
+    }
 
     /// Drops, on every CPU, what is cached of `vmid`'s translation of `ipa`; complete on
     /// return (TLBI IPAS2E1IS, DSB, TLBI VMALLE1IS, DSB; DDI 0487 D8.14).

@@ -9,7 +9,7 @@ use crate::gather::Gather;
 use crate::level::Level;
 use crate::machine::Machine;
 use crate::range::{Budget, next, uniform};
-use crate::slots::Slot;
+use crate::slots::{Slot, State};
 use crate::space::{Error, Gmap, address, with_cache};
 use crate::walk::{Flags, Place};
 use arch::Ipa;
@@ -55,12 +55,8 @@ impl Gmap {
             self.prune(machine, address(at), &mut gather);
         }
         gather.complete(machine);
-        let leaving = None;
-        self.slots.add(Slot {
-            start,
-            end,
-            leaving,
-        });
+        let state = State::Here;
+        self.slots.add(Slot { start, end, state });
         Ok(())
     }
 
@@ -78,9 +74,10 @@ impl Gmap {
         let slot = self.slots.overlap(ipa.raw(), ipa.raw().saturating_add(1));
         let slot = slot.filter(|slot| slot.start == ipa.raw());
         let slot = slot.ok_or(Error::NotRam)?;
-        let from = match slot.leaving {
-            Some(at) => at,
-            None => {
+        let from = match slot.state {
+            State::Moving { .. } | State::Arriving => return Err(Error::NotRam),
+            State::Leaving(at) => at,
+            State::Here => {
                 self.cut(machine, slot.start, slot.end, Cut::All)?;
                 slot.start
             }
@@ -90,8 +87,8 @@ impl Gmap {
             self.slots.set(slot.start, None);
             return Ok(None);
         }
-        let leaving = Some(reached);
-        self.slots.set(slot.start, Some(Slot { leaving, ..slot }));
+        let state = State::Leaving(reached);
+        self.slots.set(slot.start, Some(Slot { state, ..slot }));
         Ok(Some(address(reached)))
     }
 
@@ -235,7 +232,7 @@ impl Gmap {
                 };
                 let gone = self.take(machine, ipa, place, token, &mut gather.flush);
                 if let Some(leaf) = gone.filter(|leaf| !leaf.special()) {
-                    gather.frame(machine, leaf.base(), place.level);
+                    gather.frame(machine, leaf, place.level);
                 }
             }
             Entry::Empty if ram != Descriptor::EMPTY => {

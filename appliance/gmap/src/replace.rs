@@ -99,6 +99,31 @@ impl Gmap {
         panic!("a stage-2 entry does not come to rest");
     }
 
+    /// Gives the leaf at `place`, which begins at `ipa`, what `make` returns for it, which may
+    /// have another frame. Returns the leaf as it was, whose frame nobody reaches any more.
+    ///
+    /// Break-before-make: `make` runs with the entry busy and no TLB holding it, so that it
+    /// sees the last of what was written. Needs the VM's lock exclusively: others may hold
+    /// the frame's address as long as they hold the lock.
+    pub(crate) fn remake<M: Machine>(
+        &mut self,
+        machine: &M,
+        ipa: Ipa,
+        place: &mut Place,
+        make: impl FnOnce(&M, Leaf) -> Descriptor,
+    ) -> Option<Leaf> {
+        let mut flush = Flush::new(self.vmid);
+        let old = self.take(machine, ipa, place, Descriptor::BUSY, &mut flush)?;
+        flush.complete(machine);
+        let new = make(machine, old);
+        machine.store(place.table, place.index, new.raw());
+        place.found = new;
+        if let Entry::Leaf(leaf) = place.entry() {
+            self.counters.leaves(leaf, place.level, 1);
+        }
+        Some(old)
+    }
+
     /// Leaves AF and dirty state that `old` loses to the storage keys and page states, where in use.
     fn harvest(&self, machine: &impl Machine, ipa: Ipa, old: Leaf, new: Descriptor, level: Level) {
         if !(self.keys_enabled() || self.states) || old.special() {

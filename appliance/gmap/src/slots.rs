@@ -13,8 +13,20 @@ pub(crate) const SLOTS: usize = 16;
 pub(crate) struct Slot {
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// Being deleted: faults find no RAM here; what is below this address is gone.
-    pub(crate) leaving: Option<u64>,
+    pub(crate) state: State,
+}
+
+/// Whether a slot's RAM can be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Faults find it.
+    Here,
+    /// Being deleted: what is below this address is gone.
+    Leaving(u64),
+    /// Being moved: what is below `at` lies in the slot that begins at `to`.
+    Moving { to: u64, at: u64 },
+    /// Another slot is being moved here.
+    Arriving,
 }
 
 impl Slot {
@@ -33,7 +45,7 @@ impl Slots {
     /// Returns the slot that promises RAM at `ipa`.
     pub(crate) fn find(&self, ipa: u64) -> Option<Slot> {
         let slot = self.overlap(ipa, ipa.saturating_add(1))?;
-        slot.leaving.is_none().then_some(slot)
+        (slot.state == State::Here).then_some(slot)
     }
 
     /// Returns a slot that shares a byte with `start..end`.
@@ -62,6 +74,13 @@ impl Slots {
         }
     }
 
+    /// Changes the state of the slot that begins at `start`.
+    pub(crate) fn set_state(&mut self, start: u64, state: State) {
+        if let Some(slot) = self.0.iter_mut().flatten().find(|s| s.start == start) {
+            slot.state = state;
+        }
+    }
+
     /// Returns the first address past all slots.
     pub(crate) fn end(&self) -> u64 {
         self.0.iter().flatten().map(|s| s.end).max().unwrap_or(0)
@@ -70,6 +89,7 @@ impl Slots {
     /// Returns the bytes promised.
     pub(crate) fn bytes(&self) -> u64 {
         let slots = self.0.iter().flatten();
+        let slots = slots.filter(|s| s.state != State::Arriving);
         let sizes = slots.map(|s| s.end.saturating_sub(s.start));
         sizes.fold(0, u64::saturating_add)
     }

@@ -38,11 +38,18 @@ pub struct Policy {
     /// written. Off, dirty state is as exact as with FEAT_HAFDBS.
     pub eager: bool,
     /// Frames of RAM are scrubbed when they are freed, not only before they are used again.
+    /// Such a VM shares none.
     pub wipe: bool,
+    /// Largest piece of a shared leaf that is copied at once when it is written.
+    pub copy: Level,
+    /// A page that is read before it is written gets the machine's zeroes
+    /// ([`Machine::zeroes`]), which it shares, and a frame of its own once it is written.
+    pub zeroes: bool,
 }
 
 impl Default for Policy {
-    /// Leaves of 2 MiB, no limits, dirty at first touch, no scrubbing beyond what reuse needs.
+    /// Leaves of 2 MiB, no limits, dirty at first touch, no scrubbing beyond what reuse
+    /// needs; a shared page is copied alone, and no zeroes are shared.
     fn default() -> Self {
         Self {
             largest: Level::L2,
@@ -50,6 +57,8 @@ impl Default for Policy {
             table_limit: u64::MAX,
             eager: true,
             wipe: false,
+            copy: Level::L3,
+            zeroes: false,
         }
     }
 }
@@ -82,6 +91,10 @@ pub enum Error {
     TooManySlots,
     /// The VM has vCPUs, and this must come before them.
     HasVcpus,
+    /// One of the spaces shares no frames: it has keys or wipes, or sharing was ended.
+    NotShared,
+    /// The frame cannot be shared, or has as many users as can be counted.
+    TooManyUsers,
 }
 
 impl fmt::Display for Error {
@@ -96,6 +109,8 @@ impl fmt::Display for Error {
             Self::NoTables => f.write_str("no frame left for a table"),
             Self::TooManySlots => f.write_str("all RAM slots are used"),
             Self::HasVcpus => f.write_str("the VM has vCPUs already"),
+            Self::NotShared => f.write_str("the VM shares no frames"),
+            Self::TooManyUsers => f.write_str("the frame cannot be shared once more"),
         }
     }
 }
@@ -137,6 +152,8 @@ pub struct Gmap {
     pub(crate) sequence: Sequence,
     pub(crate) sidecar: Sidecar,
     pub(crate) keys: KeyState,
+    /// Frames may be shared with other spaces.
+    pub(crate) sharing: bool,
     /// Page states are in use.
     pub(crate) states: bool,
     /// Pages whose state migration has not read.
@@ -174,6 +191,7 @@ impl Gmap {
             sequence: Sequence::default(),
             sidecar: Sidecar::default(),
             keys: KeyState::default(),
+            sharing: true,
             states: false,
             states_dirty: AtomicU64::new(0),
             vcpus: 0,

@@ -7,7 +7,7 @@
 //! [`Gmap::take_states`].
 
 use crate::cache::Cache;
-use crate::desc::{Descriptor, Entry, Leaf};
+use crate::desc::{Entry, Leaf};
 use crate::gather::{Flush, Gather};
 use crate::keys::KeyError;
 use crate::machine::Machine;
@@ -220,39 +220,12 @@ impl Gmap {
         let mut gather = Gather::new(self.vmid, self.policy.wipe);
         let mut count = 0_usize;
         while let Some(ipa) = ring.pop() {
-            if let Some(leaf) = self.drop_unused(machine, ipa, &mut gather) {
-                let level = crate::Level::L3;
-                gather.frame(machine, leaf.base(), level);
-                self.prune(machine, ipa, &mut gather);
+            if self.drop_page(machine, ipa, &mut gather, crate::shrink::unused) {
                 count = count.saturating_add(1);
             }
         }
         gather.complete(machine);
         count
-    }
-
-    /// Takes out the leaf of an unused page, if it is one still.
-    fn drop_unused(&self, machine: &impl Machine, ipa: Ipa, gather: &mut Gather) -> Option<Leaf> {
-        self.check_states(ipa).ok()?;
-        let word = self.sidecar.get(machine, ipa);
-        if word.usage() != Usage::Unused || !word.hint() {
-            return None;
-        }
-        let mut place = self.place(machine, ipa);
-        while let Entry::Leaf(leaf) = place.entry() {
-            let page = place.level == crate::Level::L3;
-            if !page || leaf.special() || leaf.dirty() || leaf.pinned() {
-                return None;
-            }
-            let empty = Descriptor::EMPTY;
-            if self.replace(machine, ipa, &mut place, empty, &mut gather.flush) {
-                self.counters.unleaf(leaf, place.level);
-                self.sidecar
-                    .update(machine, ipa, |word| word.with_zero(true));
-                return Some(leaf);
-            }
-        }
-        None
     }
 
     /// Makes the page at `ipa` clean; returns whether it has a frame.

@@ -97,6 +97,22 @@ impl Machine for Tiny {
         plain.retain(|(table, _), _| !(pa.raw()..end).contains(table));
     }
 
+    fn copy(&self, to: Pa, from: Pa, order: u8) {
+        for page in 0..1_u64 << order {
+            let at = |pa: Pa| pa.raw() + (page << 12);
+            let mut plain = self.0.plain.lock().expect("one thread a time");
+            let value = plain.get(&(at(from), 0)).copied().unwrap_or(0);
+            plain.insert((at(to), 0), value);
+        }
+    }
+
+    fn is_zero(&self, pa: Pa, order: u8) -> bool {
+        let end = pa.raw() + (4096 << order);
+        let plain = self.0.plain.lock().expect("one thread a time");
+        let mut words = plain.iter();
+        words.all(|((at, _), word)| !(pa.raw()..end).contains(at) || *word == 0)
+    }
+
     fn alloc(&mut self, order: u8) -> Option<Pa> {
         let mut next = self.0.next.lock().expect("one thread a time");
         let size = 4096_u64 << order;

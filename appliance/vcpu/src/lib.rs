@@ -2,7 +2,8 @@
 //!
 //! [`Exit`] says why a guest stopped; [`trap::Traps`] decides what makes it stop;
 //! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`] and [`psci`] answer calls;
-//! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state.
+//! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state;
+//! [`stage1`] follows the guest's own tables.
 //! Everything is a function from values to
 //! values: core reads and writes the registers.
 #![no_std]
@@ -14,6 +15,7 @@ pub mod power;
 pub mod psci;
 pub mod reset;
 pub mod smccc;
+pub mod stage1;
 pub mod sysreg;
 pub mod trap;
 

@@ -11,6 +11,7 @@ use crate::toolchain::{self, TARGET};
 use crate::workspace;
 
 const ROOT: &str = "appliance/root";
+const GUESTS: &str = "tests/guests";
 
 /// Builds target/skete.img.
 pub(crate) fn appliance() -> Result<()> {
@@ -47,12 +48,30 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("{} was not built", path.display()))
 }
 
-/// Builds the bare-metal guests of tests and bench.
+/// Builds the bare-metal guests of tests and bench, and the images whose root is one of them.
 pub(crate) fn guests() -> Result<()> {
-    match workspace::other("tests/guests", "build")? {
-        Some(mut guests) => cargo(&mut guests),
-        None => Ok(()),
-    }
+    let Some(mut guests) = workspace::other(GUESTS, "build")? else {
+        return Ok(());
+    };
+    cargo(&mut guests)?;
+    bare_root("memory_root", "memory")
+}
+
+/// Builds target/NAME.img: core, and the guest `name` as its root, which carries `guest`.
+fn bare_root(name: &str, guest: &str) -> Result<()> {
+    let elves = paths::target().join("guests-elf");
+    let Some(mut root) = workspace::other(GUESTS, "build")? else {
+        return Ok(());
+    };
+    root.args(["--bin", name])
+        .env("CARGO_TARGET_DIR", &elves)
+        .env("SKETE_GUEST_ELF", "1")
+        .env("SKETE_DIRECT_GUEST", paths::payload(guest));
+    cargo(&mut root)?;
+    let root = read(&elves.join(TARGET).join("release").join(name))?;
+    let image = mkimage::build(&read(&core_elf())?, Some(&root))?;
+    fs::write(paths::bare_root(name), image)?;
+    Ok(())
 }
 
 /// Builds `skete`, the command-line client; returns where it is.

@@ -3,16 +3,19 @@
 //! A frame is 4 KiB; a block of order `n` is `2^n` frames, aligned to its size in physical
 //! memory. For each order there is a set of free blocks; two free buddies are always
 //! merged, so large extents survive. One more set remembers which frames were never given
-//! to the pool. That is three bits a frame and their summaries: 0.01 % of memory.
+//! to the pool. That is three bits a frame and their summaries: 0.01 % of memory. Frames that
+//! more than one VM uses are counted (`shares`), in sixteen bits a frame: 0.05 %.
 //!
 //! Frames are handed out as they are: whoever maps one scrubs it first.
 
 mod bits;
+mod shares;
 
 use arch::Pa;
 use bits::Set;
 use core::fmt;
 use core::ops::Range;
+use shares::Shares;
 
 /// Bytes of a frame.
 pub const FRAME: u64 = 4096;
@@ -31,6 +34,10 @@ pub enum PoolError {
     Foreign,
     /// Some of it is free already, or was donated before.
     AlreadyFree,
+    /// Somebody else uses some of it still.
+    Shared,
+    /// Some of it has as many users as can be counted.
+    TooManyUsers,
     /// The metadata has fewer words than [`Pool::metadata_words`] asks for.
     Metadata,
 }
@@ -41,6 +48,8 @@ impl fmt::Display for PoolError {
             Self::Unaligned => "address or order not aligned",
             Self::Foreign => "not a frame of this pool",
             Self::AlreadyFree => "free already",
+            Self::Shared => "in use by somebody else",
+            Self::TooManyUsers => "too many users",
             Self::Metadata => "metadata too small",
         })
     }
@@ -56,6 +65,7 @@ pub struct Pool<'m> {
     free: [Set; ORDERS],
     /// Frames that are not the pool's.
     foreign: Set,
+    shares: Shares,
     /// First frame of the span, as a frame number of the machine.
     base: u64,
     frames: u64,
@@ -63,10 +73,18 @@ pub struct Pool<'m> {
     owned_frames: u64,
 }
 
+/// Where everything lies in the pool's words.
+struct Layout {
+    free: [Set; ORDERS],
+    foreign: Set,
+    shares: Shares,
+    words: usize,
+}
+
 impl<'m> Pool<'m> {
     /// Returns the words of metadata that a span of `frames` frames needs.
     pub fn metadata_words(frames: u64) -> usize {
-        Self::layout(frames).2
+        Self::layout(frames).words
     }
 
     /// Creates a pool over `frames` frames from `base`, rounded down to a frame; all of them
@@ -74,7 +92,12 @@ impl<'m> Pool<'m> {
     ///
     /// The contents of `meta` do not matter. Fails if it is too small.
     pub fn new(meta: &'m mut [u64], base: Pa, frames: u64) -> Result<Self, PoolError> {
-        let (free, foreign, need) = Self::layout(frames);
+        let Layout {
+            free,
+            foreign,
+            shares,
+            words: need,
+        } = Self::layout(frames);
         let words = meta.get_mut(..need).ok_or(PoolError::Metadata)?;
         words.fill(0);
         foreign.add_range(words, 0, frames);
@@ -82,6 +105,7 @@ impl<'m> Pool<'m> {
             words,
             free,
             foreign,
+            shares,
             base: base.raw() / FRAME,
             frames,
             free_frames: 0,
@@ -89,7 +113,7 @@ impl<'m> Pool<'m> {
         })
     }
 
-    fn layout(frames: u64) -> ([Set; ORDERS], Set, usize) {
+    fn layout(frames: u64) -> Layout {
         let (foreign, mut end) = Set::layout(frames, 0);
         let mut free = [foreign; ORDERS];
         for (order, set) in (0_u32..).zip(&mut free) {
@@ -97,7 +121,13 @@ impl<'m> Pool<'m> {
             let blocks = (frames >> order).saturating_add(3);
             (*set, end) = Set::layout(blocks, end);
         }
-        (free, foreign, end)
+        let (shares, words) = Shares::layout(frames, end);
+        Layout {
+            free,
+            foreign,
+            shares,
+            words,
+        }
     }
 
     /// Gives the page-aligned `range` to the pool. Ranges may leave holes between them.
@@ -154,21 +184,14 @@ impl<'m> Pool<'m> {
 
     /// Returns `4096 << order` bytes from `pa`.
     ///
-    /// They may be a part of a larger allocation, but must all be allocated.
+    /// They may be a part of a larger allocation, but must all be allocated, and nobody else
+    /// may use any of them.
     pub fn free(&mut self, pa: Pa, order: u8) -> Result<(), PoolError> {
-        if order > ORDER_MAX || !pa.is_aligned(FRAME << order) {
-            return Err(PoolError::Unaligned);
+        let (from, to) = self.allocated(pa, order)?;
+        if self.shares.any(self.words, from, to) {
+            return Err(PoolError::Shared);
         }
-        let frame = pa.raw() / FRAME;
-        let from = frame.checked_sub(self.base).ok_or(PoolError::Foreign)?;
-        let to = from.saturating_add(1 << order);
-        if to > self.frames || self.foreign.any(self.words, from, to) {
-            return Err(PoolError::Foreign);
-        }
-        if self.free_within(frame, u32::from(order)) {
-            return Err(PoolError::AlreadyFree);
-        }
-        self.insert(frame, u32::from(order));
+        self.insert(from.saturating_add(self.base), u32::from(order));
         Ok(())
     }
 

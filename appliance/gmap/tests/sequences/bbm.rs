@@ -16,8 +16,8 @@ fn entries(page_level: bool) -> Vec<u64> {
     for output in outputs {
         for memattr in memattrs {
             for share in shares {
-                // S2AP 7:6, AF 10, DBM 51, contiguous 52, XN 54, software 59:55.
-                let toggles = [6, 7, 10, 51, 52, 54, 55, 59];
+                // S2AP 7:6, AF 10, DBM 51, contiguous 52, XN 54, software 60:55.
+                let toggles = [6, 7, 10, 51, 52, 54, 55, 59, 60];
                 for choice in 0..1_u64 << toggles.len() {
                     let set = toggles.iter().enumerate();
                     let bits = set.map(|(n, bit)| (choice >> n & 1) << bit);

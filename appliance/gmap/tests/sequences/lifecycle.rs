@@ -410,3 +410,36 @@ fn a_stock_holds_only_zeroed_frames_and_gives_them_all_back() {
     stock.release(&mut machine);
     assert_eq!(machine.free_bytes(), free);
 }
+
+#[test]
+fn b40_a_block_is_zeroed_in_steps_and_ready_only_after_the_last() {
+    let mut machine = Fake::new(1000);
+    let free = machine.free_bytes();
+    let mut stock = gmap::Stock::new();
+    let (mut pages, mut blocks, mut steps) = (0, 0, 0);
+    while let Some(order) = stock.wants() {
+        let Some(frame) = gmap::Unscrubbed::alloc(&mut machine, order) else {
+            break;
+        };
+        let mut half = frame.begin();
+        let zeroed = loop {
+            steps += 1;
+            match half.step(&machine) {
+                Ok(zeroed) => break zeroed,
+                Err(more) => half = more,
+            }
+        };
+        match order {
+            0 => pages += 1,
+            _ => blocks += 1,
+        }
+        assert!(stock.put(zeroed).is_ok());
+        assert_eq!(stock.bytes(), pages * 4096 + blocks * (2 << 20));
+    }
+    assert_eq!((pages, steps), (32, 32 + 32 * blocks));
+    // A half-zeroed one goes back like any other.
+    let frame = gmap::Unscrubbed::alloc(&mut machine, 0).expect("a page");
+    frame.begin().free(&mut machine);
+    stock.release(&mut machine);
+    assert_eq!(machine.free_bytes(), free);
+}

@@ -11,6 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const RAM: u64 = 1 << 32;
 /// Frames of 2 MiB it has; the first is cut into pages at need.
 const LARGE: u64 = 6;
+/// Most users of a page besides the first.
+pub(crate) const MOST_USERS: u32 = 5;
+/// What a racing store leaves in its page.
+pub(crate) const RACING: u64 = 7777;
 
 /// A frame that the manager holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +34,15 @@ pub(crate) struct Fake {
     tlb: RefCell<StaleTlb>,
     /// Tables that nothing points to yet: no vCPU can tell what is stored there.
     unlinked: RefCell<BTreeSet<u64>>,
-    /// VTTBR, VTCR and the addresses that vCPUs touch between any two steps.
-    touch: RefCell<(u64, u64, Vec<u64>)>,
+    /// VTTBR, VTCR and the addresses that vCPUs touch between any two steps, for each VM.
+    touch: RefCell<Vec<(u64, u64, Vec<u64>)>>,
+    /// What each page of a frame holds, as one number; 0 where there is none.
+    content: RefCell<BTreeMap<u64, u64>>,
+    /// Users of a page besides the first.
+    pub(crate) users: RefCell<BTreeMap<u64, u32>>,
+    /// The block of zeroes, if there is one, and its order.
+    pub(crate) zeroes: Cell<Option<(u64, u8)>>,
+    free_huge: BTreeSet<u64>,
     pub(crate) invalidations: Cell<u64>,
     pub(crate) scrubs: Cell<u64>,
     /// How many allocations succeed before one fails, and whether all after it fail too.
@@ -49,6 +60,10 @@ impl Fake {
         Self {
             tables: RefCell::default(),
             held: RefCell::default(),
+            content: RefCell::default(),
+            users: RefCell::default(),
+            zeroes: Cell::new(None),
+            free_huge: (1..3).map(|n| RAM + (n << 30)).collect(),
             free_large: (1..LARGE).map(|n| RAM + (n << 21)).collect(),
             free_pages: (0..512).map(|n| RAM + (n << 12)).collect(),
             budget,
@@ -65,9 +80,15 @@ impl Fake {
         }
     }
 
-    /// From now on, vCPUs touch `addresses` between any two steps of the manager.
+    /// From now on, vCPUs touch `addresses` between any two steps of the manager; none do if
+    /// there are none.
     pub(crate) fn run_vcpus(&self, vttbr: u64, vtcr: u64, addresses: &[u64]) {
-        *self.touch.borrow_mut() = (vttbr, vtcr, addresses.to_vec());
+        let mut touch = self.touch.borrow_mut();
+        if addresses.is_empty() {
+            return touch.clear();
+        }
+        touch.retain(|(other, ..)| other >> 48 != vttbr >> 48);
+        touch.push((vttbr, vtcr, addresses.to_vec()));
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
@@ -97,9 +118,10 @@ impl Fake {
 
     /// Lets every vCPU touch its addresses.
     fn interleave(&self) {
-        let (vttbr, vtcr, addresses) = self.touch.borrow().clone();
-        for ipa in addresses {
-            let _ = self.stale(vttbr, vtcr, ipa);
+        for (vttbr, vtcr, addresses) in self.touch.borrow().iter() {
+            for &ipa in addresses {
+                let _ = self.stale(*vttbr, *vtcr, ipa);
+            }
         }
     }
 
@@ -128,10 +150,8 @@ impl Machine for Fake {
 
     fn compare_exchange(&self, table: Pa, index: usize, old: u64, new: u64) -> Result<(), u64> {
         if let Some((vttbr, vtcr, ipa)) = self.racing.take() {
-            assert!(
-                !self.guest(vttbr, vtcr, ipa, true),
-                "the racing store faults"
-            );
+            let pa = self.reach(vttbr, vtcr, ipa, true);
+            self.set_content(pa.expect("the racing store does not fault"), RACING);
         }
         let result = self.with(table, |entries| {
             let found = entries[index];
@@ -156,6 +176,10 @@ impl Machine for Fake {
             "scrub of more than is held"
         );
         frame.scrubbed |= frame.order == order;
+        let pages = pa.raw()..end;
+        self.content
+            .borrow_mut()
+            .retain(|page, _| !pages.contains(page));
         if order == 0 {
             self.unlinked.borrow_mut().insert(pa.raw());
         }
@@ -164,6 +188,70 @@ impl Machine for Fake {
             let mut tables = self.tables.borrow_mut();
             tables.extend(pages.map(|page| (page, Box::new([0; 512]))));
         }
+    }
+
+    fn copy(&self, to: Pa, from: Pa, order: u8) {
+        let mut held = self.held.borrow_mut();
+        let frame = held.get_mut(&to.raw()).expect("a copy to a frame held");
+        assert_eq!(frame.order, order);
+        frame.scrubbed = true;
+        let mut content = self.content.borrow_mut();
+        for offset in (0..4096_u64 << order).step_by(4096) {
+            match content.get(&(from.raw() + offset)).copied() {
+                Some(value) => content.insert(to.raw() + offset, value),
+                None => content.remove(&(to.raw() + offset)),
+            };
+        }
+    }
+
+    fn is_zero(&self, pa: Pa, order: u8) -> bool {
+        let content = self.content.borrow();
+        let mut pages = content.range(pa.raw()..pa.raw() + (4096 << order));
+        pages.all(|(_, value)| *value == 0)
+    }
+
+    fn share(&self, pa: Pa, order: u8) -> bool {
+        if self.is_zeroes(pa.raw()) {
+            return true;
+        }
+        let mut users = self.users.borrow_mut();
+        let pages = || (pa.raw()..pa.raw() + (4096 << order)).step_by(4096);
+        if pages().any(|page| users.get(&page) == Some(&MOST_USERS)) {
+            return false;
+        }
+        for page in pages() {
+            let held = self.held.borrow();
+            let (base, frame) = held.range(..=page).next_back().expect("held");
+            assert!(page < base + (4096 << frame.order), "{page:#x} is not held");
+            *users.entry(page).or_default() += 1;
+        }
+        true
+    }
+
+    fn shared(&self, pa: Pa, order: u8) -> bool {
+        let users = self.users.borrow();
+        let mut more = users.range(pa.raw()..pa.raw() + (4096 << order));
+        self.is_zeroes(pa.raw()) || more.any(|(_, more)| *more > 0)
+    }
+
+    fn release(&mut self, pa: Pa, order: u8) {
+        if self.is_zeroes(pa.raw()) {
+            return;
+        }
+        if !self.shared(pa, order) {
+            return self.free(pa, order);
+        }
+        for page in (pa.raw()..pa.raw() + (4096 << order)).step_by(4096) {
+            match self.users.get_mut().get_mut(&page) {
+                Some(more) if *more > 0 => *more -= 1,
+                _ => self.free(Pa::new(page).expect("an address"), 0),
+            }
+        }
+    }
+
+    fn zeroes(&self) -> Option<(Pa, u8)> {
+        let (pa, order) = self.zeroes.get()?;
+        Some((Pa::new(pa)?, order))
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
@@ -183,12 +271,18 @@ impl Machine for Fake {
     }
 
     fn free(&mut self, pa: Pa, order: u8) {
+        assert!(
+            !self.shared(pa, order),
+            "{pa:?} is freed while it has users"
+        );
         let pa = pa.raw();
         self.drop_part(pa, order);
         self.budget += 1;
         let reached = self.tlb.borrow().reaches(pa, 4096 << order);
         assert!(!reached, "{pa:#x} is freed while a TLB reaches it");
-        if order == 9 {
+        if order == 18 {
+            self.free_huge.insert(pa);
+        } else if order == 9 {
             self.free_large.insert(pa);
         } else {
             for page in (0..1_u64 << order).map(|n| pa + (n << 12)) {
@@ -263,6 +357,7 @@ impl Fake {
         }
         self.budget -= 1;
         let taken = match order {
+            18 => self.free_huge.pop_first()?,
             9 => self.free_large.pop_first()?,
             0..=4 => {
                 let size = 4096_u64 << order;
@@ -289,22 +384,23 @@ impl Fake {
     /// What a vCPU does that loads, or stores, at `ipa`: the TLB first, then memory, then the
     /// updates that hardware makes by itself. Returns whether it faulted instead.
     pub(crate) fn guest(&self, vttbr: u64, vtcr: u64, ipa: u64, write: bool) -> bool {
+        self.reach(vttbr, vtcr, ipa, write).is_none()
+    }
+
+    /// As [`Self::guest`]; returns the physical address it reaches, if it does not fault.
+    pub(crate) fn reach(&self, vttbr: u64, vtcr: u64, ipa: u64, write: bool) -> Option<u64> {
         let hd = vtcr >> 22 & 1 == 1;
-        let Ok(seen) = self.stale(vttbr, vtcr, ipa) else {
-            return true;
-        };
+        let seen = self.stale(vttbr, vtcr, ipa).ok()?;
         // A descriptor is updated as it is in memory, never as it was cached.
         let needs = (seen.raw >> 10 & 1 == 0) || (write && seen.raw >> 7 & 1 == 0);
         if !needs {
-            return !(seen.read && (!write || seen.write));
+            return (seen.read && (!write || seen.write)).then_some(seen.pa);
         }
-        let Ok(fresh) = self.fresh(vttbr, vtcr, ipa) else {
-            return true;
-        };
+        let fresh = self.fresh(vttbr, vtcr, ipa).ok()?;
         let mut bits = fresh.raw | 1 << 10;
         if write && fresh.raw >> 7 & 1 == 0 {
             if !(hd && fresh.raw >> 51 & 1 == 1) {
-                return true;
+                return None;
             }
             bits |= 1 << 7;
         }
@@ -314,6 +410,22 @@ impl Fake {
         let vmid = u16::try_from(vttbr >> 48).expect("16 bits");
         self.tlb.borrow_mut().invalidate_ipa(vmid, ipa, fresh.level);
         let again = self.stale(vttbr, vtcr, ipa).expect("just updated");
-        !(again.read && (!write || again.write))
+        (again.read && (!write || again.write)).then_some(again.pa)
+    }
+
+    /// What the page at `pa` holds.
+    pub(crate) fn content(&self, pa: u64) -> u64 {
+        let content = self.content.borrow();
+        content.get(&(pa & !4095)).copied().unwrap_or(0)
+    }
+
+    /// Stores `value` in the page at `pa`.
+    pub(crate) fn set_content(&self, pa: u64, value: u64) {
+        self.content.borrow_mut().insert(pa & !4095, value);
+    }
+
+    fn is_zeroes(&self, pa: u64) -> bool {
+        let block = self.zeroes.get();
+        block.is_some_and(|(at, order)| (at..at + (4096 << order)).contains(&pa))
     }
 }

@@ -12,6 +12,7 @@ mod machine;
 mod pool;
 mod regressions;
 mod seeded;
+mod sharing;
 mod states;
 mod tables;
 mod tracking;

@@ -17,6 +17,10 @@ enum Op {
     Free(usize, u8),
     /// Frees whatever lies there.
     FreeAny(u64, u8),
+    /// Counts another user of whatever lies there.
+    Share(u64, u8),
+    /// Ends a use of whatever lies there.
+    Release(u64, u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -25,6 +29,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..12_u8).prop_map(Op::Alloc),
         4 => (0..64_usize, 0..12_u8).prop_map(|(n, o)| Op::Free(n, o)),
         1 => (BASE - 9..BASE + 1600, 0..22_u8).prop_map(|(f, o)| Op::FreeAny(f, o)),
+        3 => (800..1100_u64, 0..7_u8).prop_map(|(f, o)| Op::Share(f >> o << o, o)),
+        3 => (800..1100_u64, 0..7_u8).prop_map(|(f, o)| Op::Release(f >> o << o, o)),
     ]
 }
 
@@ -62,8 +68,38 @@ proptest! {
         let mut pool = Pool::new(&mut meta, pa(BASE), count).expect("enough words");
         let mut frames = vec![Frame::Foreign; FRAMES];
         let mut live: Vec<(u64, u8)> = Vec::new();
+        // Users of each frame besides the first.
+        let mut more = vec![0_u32; FRAMES];
         for op in ops {
             match op {
+                Op::Share(frame, order) | Op::Release(frame, order) => {
+                    let Some(from) = frame.checked_sub(BASE) else { continue };
+                    let from = usize::try_from(from).expect("small");
+                    let range = from..(from + (1 << order)).min(FRAMES);
+                    let used = range.len() == 1 << order
+                        && frames[range.clone()].iter().all(|f| *f == Frame::Used);
+                    if matches!(op, Op::Share(..)) {
+                        prop_assert_eq!(pool.share(pa(frame), order).is_ok(), used);
+                        more[range.clone()].iter_mut().for_each(|n| *n += u32::from(used));
+                    } else {
+                        prop_assert_eq!(pool.release(pa(frame), order).is_ok(), used);
+                        if used {
+                            for at in range.clone() {
+                                if more[at] == 0 {
+                                    frames[at] = Frame::Free;
+                                }
+                                more[at] = more[at].saturating_sub(1);
+                            }
+                            // Whoever allocated it does not free it again.
+                            let gone = |f: u64, o: u8| f < frame + (1 << order) && frame < f + (1 << o);
+                            live.retain(|(f, o)| !gone(*f, *o));
+                        }
+                    }
+                    if used {
+                        let any = more[range].iter().any(|n| *n > 0);
+                        prop_assert_eq!(pool.is_shared(pa(frame), order), any);
+                    }
+                }
                 Op::Donate(at, n) => {
                     let start = BASE + u64::try_from(at).expect("small");
                     let end = start + u64::try_from(n).expect("small");
@@ -97,8 +133,12 @@ proptest! {
                     let n = n % live.len();
                     let (frame, whole) = live[n];
                     let order = order.min(whole);
-                    prop_assert_eq!(pool.free(pa(frame), order), Ok(()));
                     let from = usize::try_from(frame - BASE).expect("small");
+                    if more[from..from + (1 << order)].iter().any(|n| *n > 0) {
+                        prop_assert_eq!(pool.free(pa(frame), order), Err(PoolError::Shared));
+                        continue;
+                    }
+                    prop_assert_eq!(pool.free(pa(frame), order), Ok(()));
                     frames[from..from + (1 << order)].fill(Frame::Free);
                     live.swap_remove(n);
                     // What is left of a larger allocation are its upper buddies.
@@ -135,10 +175,10 @@ proptest! {
 }
 
 #[test]
-fn metadata_is_a_hundredth_of_a_percent_of_memory() {
+fn metadata_is_seven_hundredths_of_a_percent_of_memory() {
     for gib in [1_u64, 4, 32, 1024, 1 << 18] {
         let bytes = u64::try_from(Pool::metadata_words(gib << 18)).expect("fits") * 8;
-        assert!(bytes * 10_000 < gib << 30, "{gib} GiB needs {bytes}");
+        assert!(bytes * 10_000 < (7 * gib) << 30, "{gib} GiB needs {bytes}");
     }
 }
 
@@ -162,6 +202,33 @@ fn a_gibibyte_given_in_pieces_is_a_gibibyte_again() {
     assert_eq!(pool.free(pa(0x8_0000), 18), Err(PoolError::AlreadyFree));
     assert_eq!(pool.free(pa(0x8_0001), 0), Err(PoolError::AlreadyFree));
     assert_eq!(pool.free(pa(0x4_0000), 0), Err(PoolError::Foreign));
+}
+
+#[test]
+fn a_frame_has_so_many_users_and_no_more_and_what_is_kept_stays() {
+    let mut meta = vec![0; Pool::metadata_words(64)];
+    let mut pool = Pool::new(&mut meta, pa(0), 64).expect("enough words");
+    pool.donate(pa(0)..pa(64)).expect("free to give");
+    let block = pool.alloc(1).expect("memory");
+    for _ in 1..65_535 {
+        pool.share(block, 0).expect("room for one more");
+    }
+    assert_eq!(pool.share(block, 0), Err(PoolError::TooManyUsers));
+    assert_eq!(pool.share(block, 1), Err(PoolError::TooManyUsers));
+    // Refused, so its neighbour has no other user.
+    assert!(!pool.is_shared(pa(block.raw() / FRAME + 1), 0));
+    for _ in 1..65_535 {
+        pool.release(block, 0).expect("used");
+    }
+    assert!(!pool.is_shared(block, 1));
+    assert_eq!(pool.keep(block, 0), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(pool.share(block, 0), Ok(()));
+        assert_eq!(pool.release(block, 0), Ok(()));
+        assert_eq!(pool.release(block, 0), Ok(()));
+    }
+    assert_eq!(pool.free(block, 0), Err(PoolError::Shared));
+    assert_eq!(pool.free_bytes(), 62 * FRAME);
 }
 
 #[test]

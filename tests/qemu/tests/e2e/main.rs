@@ -26,5 +26,6 @@ mod dma;
 mod hostile;
 mod lifecycle;
 mod linux;
+mod memory;
 mod plain;
 mod refusals;

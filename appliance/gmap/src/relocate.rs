@@ -1,0 +1,91 @@
+//! Frames that move under a running guest: to make room for large extents, and to prove that
+//! nothing depends on where a page lies.
+//!
+//! While a frame is copied its entry is busy: a vCPU that touches it faults and comes again.
+
+use crate::desc::{Entry, Leaf};
+use crate::gather::Gather;
+use crate::machine::Machine;
+use crate::range::{Budget, next};
+use crate::space::{Gmap, address};
+use crate::walk::Place;
+use arch::{Ipa, Pa};
+
+/// What [`Gmap::move_frames`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "it may have to be called again"]
+pub struct Moved {
+    /// Where to go on; `None` if all of the range was seen.
+    pub next: Option<Ipa>,
+    /// Bytes that lie elsewhere now.
+    pub bytes: u64,
+    /// The slice ended because the pool had no frame to move to.
+    pub short: bool,
+}
+
+impl Gmap {
+    /// Moves every leaf of `start..end` for whose frame and order `wanted` says so to another
+    /// frame, a slice at a time; its content, state and dirty state stay.
+    ///
+    /// Fixed mappings and shared frames stay where they are. A vCPU that has a page pinned is
+    /// told ([`crate::Event::PinLost`]).
+    pub fn move_frames(
+        &mut self,
+        machine: &mut impl Machine,
+        (start, end): (u64, u64),
+        budget: Budget,
+        mut wanted: impl FnMut(Pa, u8) -> bool,
+    ) -> Moved {
+        let end = end.min(self.limit());
+        let mut done = Moved::default();
+        let (mut at, mut budget) = (start, budget);
+        self.sequence.begin(start, end);
+        while at < end && !budget.spent() && !done.short {
+            let ipa = address(at);
+            let mut place = self.place(machine, ipa);
+            budget.pay(place.entry());
+            if let Entry::Leaf(leaf) = place.entry()
+                && !leaf.special()
+                && !leaf.shared()
+                && wanted(leaf.base(), place.level.order())
+            {
+                let base = ipa.align_down(place.level.span());
+                done.short = !self.relocate(machine, base, &mut place);
+                if done.short {
+                    break;
+                }
+                done.bytes = done.bytes.saturating_add(place.level.span());
+            }
+            at = next(at, place.level);
+        }
+        self.sequence.end();
+        done.next = (at < end).then(|| address(at));
+        done
+    }
+
+    /// Moves the leaf at `place`; false if there is no frame for it.
+    fn relocate(&mut self, machine: &mut impl Machine, ipa: Ipa, place: &mut Place) -> bool {
+        let (level, wipe) = (place.level, self.policy.wipe);
+        let Some(frame) = machine.alloc(level.order()) else {
+            return false;
+        };
+        let old = self.remake(machine, ipa, place, |machine, old: Leaf| {
+            machine.copy(frame, old.base(), level.order());
+            old.with_base(frame).with_no_notice().descriptor()
+        });
+        let Some(old) = old else {
+            machine.free(frame, level.order());
+            return true;
+        };
+        let mut gather = Gather::new(self.vmid, wipe);
+        gather.frame(machine, old, level);
+        gather.complete(machine);
+        self.counters.moved();
+        true
+    }
+
+    /// Returns the first address that is not in the space.
+    pub(crate) fn limit(&self) -> u64 {
+        if self.dead { 0 } else { self.shape.limit() }
+    }
+}
