@@ -207,7 +207,10 @@ impl Stage2<'_> {
 
     /// Drops the SMMU's copies, where a device sees through these tables.
     fn devices(self, vmid: u16) {
-        if self.0.is_some_and(|space| space.dma.load(Ordering::SeqCst)) {
+        if self
+            .space
+            .is_some_and(|space| space.dma.load(Ordering::SeqCst))
+        {
             smmu::invalidate(vmid);
         }
     }

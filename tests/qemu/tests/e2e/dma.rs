@@ -179,7 +179,7 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
 
     // Function-level resets while it reads; the driver starts it again each time.
     run(
-        "(while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16; done) >/dev/null 2>&1 & \
+        "true; (while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16; done) >/dev/null 2>&1 & \
          echo $! > /tmp/load",
     );
     for _ in 0..RESETS {
