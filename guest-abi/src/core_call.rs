@@ -89,7 +89,8 @@ pub enum CoreCall {
     /// number `n`, from 0; [`Status::Invalid`] past the last.
     DeviceInfo = CoreCall::id(0x50),
     /// `(vm, config_pa) -> (guest slot)`: gives a VM that is not started what a
-    /// [`crate::device::DeviceConfig`] says.
+    /// [`crate::device::DeviceConfig`] says. [`Status::Again`] while RAM is populated, which a
+    /// function that does DMA needs.
     DeviceAssign = CoreCall::id(0x51),
     /// `(function) -> ()`: takes all mappings away and resets it. [`Status::Again`]: not done.
     DeviceReset = CoreCall::id(0x52),

@@ -64,7 +64,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::DeviceReset
         | CoreCall::DeviceRevoke
         | CoreCall::DeviceRead
-        | CoreCall::DeviceWrite => passthrough::handle(vcpu.vm(), call, [a, b, c, d]),
+        | CoreCall::DeviceWrite => passthrough::handle(vcpu, call, [a, b, c, d]),
     };
     let (status, [first, second]) = match result {
         Ok(values) => (Status::Ok, values),

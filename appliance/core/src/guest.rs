@@ -291,6 +291,8 @@ pub(crate) struct Vm {
     pub(crate) lines: Option<Pa>,
     /// The machine's functions that it has, a bit each; see `passthrough`.
     pub(crate) devices: AtomicU32,
+    /// How far its RAM was populated for a device's DMA: an address.
+    pub(crate) populated: AtomicU64,
     /// Stage 2.
     pub(crate) gmap: Space,
     /// Interrupts.
@@ -545,6 +547,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         lines,
         gmap: Space::new(plan.slot, gmap),
         devices: AtomicU32::new(0),
+        populated: AtomicU64::new(0),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),
