@@ -33,6 +33,12 @@ pub enum CoreCall {
     VmInfo = CoreCall::id(0x16),
     /// `(vm) -> ()`: says that root put bytes into, or took bytes from, the console rings.
     VmConsole = CoreCall::id(0x17),
+    /// `(vm, weight, percent) -> ()`: a VM's share, 1 to 10,000 (100 is the default), and the
+    /// most it may run, in per cent of one core (0: no limit). At any time.
+    VmShare = CoreCall::id(0x18),
+    /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
+    /// must be among them. At any time: it leaves any other at once.
+    VcpuAffinity = CoreCall::id(0x19),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -83,7 +89,8 @@ pub enum CoreCall {
     /// number `n`, from 0; [`Status::Invalid`] past the last.
     DeviceInfo = CoreCall::id(0x50),
     /// `(vm, config_pa) -> (guest slot)`: gives a VM that is not started what a
-    /// [`crate::device::DeviceConfig`] says.
+    /// [`crate::device::DeviceConfig`] says. [`Status::Again`] while RAM is populated, which a
+    /// function that does DMA needs.
     DeviceAssign = CoreCall::id(0x51),
     /// `(function) -> ()`: takes all mappings away and resets it. [`Status::Again`]: not done.
     DeviceReset = CoreCall::id(0x52),
@@ -100,7 +107,7 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -111,6 +118,8 @@ impl CoreCall {
         Self::VmDestroy,
         Self::VmInfo,
         Self::VmConsole,
+        Self::VmShare,
+        Self::VcpuAffinity,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -215,6 +224,18 @@ impl Status {
     }
 }
 
+/// [`VmConfig::flags`]: the VM has no stolen time, and so no preempt hint.
+pub const VM_NO_PV_TIME: u32 = 1 << 0;
+/// [`VmConfig::flags`]: the VM has no preempt hint.
+pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
+/// Every flag there is.
+pub const VM_FLAGS: u32 =
+    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS;
+/// In [`VmConfig::flags`]: the guest has no calls of [`crate::page_state`].
+pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
+/// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
+pub const VM_NO_STORAGE_KEYS: u32 = 1 << 3;
+
 /// What a VM is to be. Reserved bytes are zero.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -223,7 +244,7 @@ pub struct VmConfig {
     pub ram_bytes: u64,
     /// Number of vCPUs, 1 to [`crate::map::VCPUS_MAX`].
     pub vcpus: u32,
-    /// Reserved, zero.
+    /// Any of [`VM_FLAGS`].
     pub flags: u32,
     /// Name for reports, UTF-8, padded with zeroes.
     pub name: [u8; 64],
@@ -309,8 +330,10 @@ pub struct VmInfo {
     pub exits: [u64; EXIT_CLASSES],
     /// Guest RAM mapped in leaves of 4 KiB, 2 MiB and 1 GiB: number of leaves.
     pub leaves: [u64; 3],
-    /// Nanoseconds that vCPUs spent on a core.
+    /// Nanoseconds that vCPUs ran, answering their exits included and waiting by WFI not.
     pub run_ns: u64,
+    /// Nanoseconds that vCPUs wanted to run and did not.
+    pub stolen_ns: u64,
 }
 
 /// What core knows of the machine.
@@ -352,6 +375,8 @@ mod tests {
         assert_eq!(CoreCall::VmDestroy as u32, 0xc600_8015);
         assert_eq!(CoreCall::VmInfo as u32, 0xc600_8016);
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
+        assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
+        assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);

@@ -113,6 +113,10 @@ pub struct DeviceInfo {
     pub trace: [DeviceFault; TRACE_LINES],
     /// Valid lines of `trace`.
     pub trace_len: u64,
+    /// Its transactions that the SMMU aborted.
+    pub dma_faults: u64,
+    /// The address that the last of them was for.
+    pub dma_fault_at: u64,
 }
 const _: () = assert!(size_of::<DeviceInfo>() <= 4096);
 
@@ -139,5 +143,7 @@ mod tests {
         assert_eq!(offset_of!(DeviceInfo, touches), 192);
         assert_eq!(offset_of!(DeviceInfo, trace), 448);
         assert_eq!(offset_of!(DeviceInfo, trace_len), 960);
+        assert_eq!(offset_of!(DeviceInfo, dma_faults), 968);
+        assert_eq!(offset_of!(DeviceInfo, dma_fault_at), 976);
     }
 }

@@ -19,6 +19,10 @@ pub const UART_BYTES: u64 = 0x1000;
 pub const UART_INTID: u32 = 33;
 /// PL031 real-time clock.
 pub const RTC_BASE: u64 = 0x0901_0000;
+/// Lines of stolen time and preempt hints (see [`crate::pv`]); QEMU has its own there.
+pub const PV_BASE: u64 = 0x090a_0000;
+/// Bytes kept free for them: a page of a guest with 64 KiB pages.
+pub const PV_BYTES: u64 = 0x1_0000;
 /// First byte of guest RAM.
 pub const RAM_BASE: u64 = 0x4000_0000;
 /// Where a flat image is entered, as an offset from [`RAM_BASE`].

@@ -115,6 +115,10 @@ pub struct Device {
     pub mapped_bytes: u64,
     /// Faults on its memory.
     pub faults: DeviceFaults,
+    /// Its transactions that the SMMU aborted.
+    pub dma_faults: u64,
+    /// The address that the last of them was for.
+    pub dma_fault_at: u64,
     /// Bytes of its largest BAR that each number in `touches` is about.
     pub touch_bytes: u64,
     /// Faults by place.

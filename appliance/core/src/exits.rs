@@ -11,7 +11,9 @@ use guest_abi::core_call::{ExitClass, VmState};
 use guest_abi::map::RAM_BASE;
 
 use crate::guest::Vcpu;
-use crate::{console, guest_fault, hw, hypercall, mmio, passthrough, schedule, sysreg, world};
+use crate::{
+    console, guest_fault, guest_memory, hw, hypercall, mmio, passthrough, schedule, sysreg, world,
+};
 
 /// The guest did something that needs core.
 #[expect(unsafe_code, reason = "called from vectors.S by name")]
@@ -37,10 +39,14 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
             vcpu.count(ExitClass::Wait);
             skip(vcpu);
             match kind {
-                Wait::Wfi => schedule::block(vcpu),
+                Wait::Wfi => {
+                    guest_memory::drain(vcpu);
+                    schedule::block(vcpu);
+                }
                 // A wait with a deadline, or for an event, may end at any time: the others
                 // of this core get their turn, and it looks again.
-                Wait::Wfe | Wait::Wfit | Wait::Wfet => schedule::yield_now(),
+                Wait::Wfe | Wait::Wfet => schedule::yield_by_spinner(vcpu),
+                Wait::Wfit => schedule::yield_now(),
             }
         }
         Exit::Smc { .. } => {
@@ -110,6 +116,7 @@ fn permission_fault(vcpu: &mut Vcpu, fault: Fault, far: Option<u64>, esr: u64) -
     }
 }
 
+#[inline(never)]
 fn instruction_abort(vcpu: &mut Vcpu, abort: InstructionAbort, esr: u64) {
     let served = match abort.ipa {
         Some(ipa) => stage2_fault(vcpu, ipa, abort.fault, esr),
@@ -131,6 +138,7 @@ pub(crate) fn skip(vcpu: &mut Vcpu) {
 }
 
 /// Answers a fault in RAM; false if there is nothing to answer it with.
+#[inline(never)]
 fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, esr: u64) -> bool {
     // A walk of the guest's tables that lacks permission is hardware writing to them.
     let Some(access) = Access::from_esr(esr) else {
@@ -143,9 +151,13 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, esr: u64) -> bool {
             return false;
         }
     }
+    let start = hw::cntpct();
     let result = guest_fault::fault(vcpu.vm(), &mut vcpu.tables, ipa, access);
     match result {
-        Ok(_) => true,
+        Ok(_) => {
+            vcpu.count_fault(start);
+            true
+        }
         Err(gmap::FaultError::OutOfMemory) => {
             console::println!(
                 "no memory left for the VM in slot {}: it is stopped",
@@ -172,6 +184,7 @@ pub(crate) fn undefined(vcpu: &mut Vcpu) {
 }
 
 /// Makes the guest take a synchronous external abort for a load or store.
+#[inline(never)]
 pub(crate) fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
     let cause = Cause::DataAbort {
         far: abort.far.unwrap_or(0),

@@ -4,7 +4,7 @@
 
 use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
-use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Want};
+use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Unscrubbed, Want};
 
 use crate::guest::Vm;
 use crate::{hw, memory};
@@ -61,8 +61,13 @@ fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), Li
     cache
         .topup(&mut machine, cost)
         .map_err(|_| LinkError::NoMemory)?;
-    let frame = machine.alloc_zeroed(want.order());
-    let frame = frame.ok_or(LinkError::NoMemory)?;
+    let frame = if want.order() == gmap::ORDER_MAX {
+        huge(vm)?
+    } else {
+        machine
+            .alloc_zeroed(want.order())
+            .ok_or(LinkError::NoMemory)?
+    };
     let gmap = vm.gmap.shared();
     let result = gmap.link(&machine, cache, want, frame, access, |_, _| ());
     drop(gmap);
@@ -70,6 +75,30 @@ fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), Li
         memory::free_unscrubbed(frame, want.order());
     }
     result
+}
+
+/// Makes a frame of 1 GiB, or as much of it as can be zeroed before an interrupt comes:
+/// [`LinkError::Again`] until it is whole.
+fn huge(vm: &Vm) -> Result<Pa, LinkError> {
+    let mut machine = vm.gmap.machine();
+    // Another vCPU that works on it is as good.
+    let mut half = vm.gmap.huge.try_lock().ok_or(LinkError::Again)?;
+    let mut frame = match half.take() {
+        Some(frame) => frame,
+        None => Unscrubbed::alloc(&mut machine, gmap::ORDER_MAX)
+            .ok_or(LinkError::NoMemory)?
+            .begin(),
+    };
+    loop {
+        match frame.step(&machine) {
+            Ok(whole) => return Ok(whole.into_pa()),
+            Err(more) if hw::interrupt_pending() => {
+                *half = Some(more);
+                return Err(LinkError::Again);
+            }
+            Err(more) => frame = more,
+        }
+    }
 }
 
 /// A copy of a frame that others use too, in its place.

@@ -117,6 +117,13 @@ pub(crate) fn wfi() {
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) }
 }
 
+/// Signals an event to every core: what waits by WFE looks again.
+pub(crate) fn sev() {
+    // SAFETY: an event wakes, and changes nothing else. The barrier lets the woken see what
+    // was stored before.
+    unsafe { asm!("dsb ishst", "sev", options(nostack, preserves_flags)) }
+}
+
 /// Returns whether an interrupt waits to be taken (ISR_EL1.I and F).
 pub(crate) fn interrupt_pending() -> bool {
     isr_el1() & (1 << 7 | 1 << 6) != 0

@@ -56,6 +56,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmDestroy
         | CoreCall::VmInfo
         | CoreCall::VmConsole
+        | CoreCall::VmShare
+        | CoreCall::VcpuAffinity
         | CoreCall::HostInfo
         | CoreCall::DeviceInfo
         | CoreCall::DeviceAssign

@@ -51,6 +51,7 @@ fn device(ipa: u64, vcpus: usize) -> Device {
 }
 
 /// Performs the access and moves past it.
+#[inline(always)]
 pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
     let device = device(ipa.raw(), vcpu.vm().vcpus);
     if write {
@@ -63,6 +64,7 @@ pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
     exits::skip(vcpu);
 }
 
+#[inline(always)]
 fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
     let vm = vcpu.vm();
     match device {
@@ -108,6 +110,7 @@ fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
     }
 }
 
+#[inline(always)]
 fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
     let vm = vcpu.vm();
     let kick = match device {

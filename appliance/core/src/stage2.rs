@@ -6,15 +6,16 @@
 //! a device's, and before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
 //! frames to be wiped.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Vmids, WorkingSet};
+use gmap::{Event, Features, Gmap, Machine, Scrubbing, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
 use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::passthrough::smmu;
 use crate::{guest, hw, memory, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
@@ -126,10 +127,14 @@ pub(crate) struct Space {
     pub(crate) tlbi: Counts,
     /// Bytes of RAM given back since the VM was made.
     pub(crate) reclaimed: AtomicU64,
+    /// A device sees through these tables: the SMMU's copies of them go with the cores'.
+    pub(crate) dma: AtomicBool,
     /// What whole scans of age found.
     pub(crate) working_set: Mutex<WorkingSet>,
     /// How far shared pages have been given frames of the VM's own. Changes under the lock.
     pub(crate) unshared: AtomicU64,
+    /// A frame of 1 GiB that a fault waits for, as far as it is zeroed.
+    pub(crate) huge: Mutex<Option<Scrubbing>>,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -142,8 +147,10 @@ impl Space {
             slot,
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
+            dma: AtomicBool::new(false),
             working_set: Mutex::new(WorkingSet::default()),
             unshared: AtomicU64::new(0),
+            huge: Mutex::new(None),
             pins: pins::Pins::new(),
         }
     }
@@ -198,6 +205,16 @@ impl Stage2<'_> {
         }
         if let Some(n) = self.space.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the SMMU's copies, where a device sees through these tables.
+    fn devices(self, vmid: u16) {
+        if self
+            .space
+            .is_some_and(|space| space.dma.load(Ordering::SeqCst))
+        {
+            smmu::invalidate(vmid);
         }
     }
 
@@ -279,6 +296,7 @@ impl Machine for Stage2<'_> {
         self.count(0);
         let operand = tlbi::page_operand(ipa, Self::level(level));
         hw::tlbi_ipa(vmid, operand, memory::empty_table());
+        self.devices(vmid);
     }
 
     fn invalidate_range(&self, vmid: u16, ipa: Ipa, bytes: u64, level: u8) {
@@ -294,7 +312,8 @@ impl Machine for Stage2<'_> {
         if has(HARDWARE_TLB_RANGE) && pages <= tlbi::RANGE_PAGES_MAX {
             self.count(1);
             let operand = tlbi::range_operand(ipa, pages, Self::level(level));
-            return hw::tlbi_range(vmid, operand, memory::empty_table());
+            hw::tlbi_range(vmid, operand, memory::empty_table());
+            return self.devices(vmid);
         }
         if bytes > span * SINGLY_MAX {
             return self.invalidate_vmid(vmid);
@@ -318,5 +337,6 @@ impl Machine for Stage2<'_> {
     fn invalidate_vmid(&self, vmid: u16) {
         self.count(2);
         hw::tlbi_vmid(vmid, memory::empty_table());
+        self.devices(vmid);
     }
 }

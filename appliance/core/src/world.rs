@@ -22,8 +22,8 @@ static PA_RANGE: AtomicU8 = AtomicU8::new(0);
 static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
 static MIDR: AtomicU64 = AtomicU64::new(0);
 
-/// Bits of HCR_EL2 that make WFI and WFE leave the guest.
-const WAITS: u64 = 1 << 13 | 1 << 14;
+/// HCR_EL2.TWE: WFE leaves the guest. WFI always does, so that its time is known.
+const TWE: u64 = 1 << 14;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
@@ -115,10 +115,10 @@ fn set_hcr(cpu: &PerCpu, value: u64) {
     }
 }
 
-/// Lets WFI and WFE wait in the guest when nobody else wants the core, or not.
+/// Lets WFE wait in the guest when nobody else wants the core, or not.
 pub(crate) fn trap_waits(cpu: &PerCpu, trap: bool) {
     let old = cpu.hcr.load(Ordering::Relaxed);
-    set_hcr(cpu, if trap { old | WAITS } else { old & !WAITS });
+    set_hcr(cpu, if trap { old | TWE } else { old & !TWE });
 }
 
 /// Makes `next` the vCPU whose registers this core holds.
@@ -131,9 +131,14 @@ pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
         put(cpu, previous);
     }
     if let Some(next) = as_mut(next) {
+        next.set_held(true);
         load(cpu, next);
     }
     cpu.current.store(next, Ordering::Release);
+    // Only now may another core take it.
+    if let Some(previous) = as_mut(previous) {
+        previous.set_held(false);
+    }
     // What was put may want to be woken by a timer that this core no longer runs.
     timer::arm(cpu);
 }
@@ -154,9 +159,12 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::set_vtcr_el2(vm.vtcr);
     hw::set_vttbr_el2(vm.vttbr);
     hw::isb();
-    if same_vmid || vm.vcpus > 1 {
+    // So may this vCPU, elsewhere: what it retired there is still cached here.
+    let here = cpu.number();
+    if same_vmid || vm.vcpus > 1 || vcpu.last_on.swap(here, Ordering::Relaxed) != here {
         hw::tlbi_local();
     }
+    timer::forget(cpu, vcpu);
     vcpu.fp.load();
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
@@ -176,13 +184,14 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     }
     hw::set_ich_hcr(vcpu.lrs.hcr);
     vcpu.el1.load();
-    vcpu.on_since.store(hw::cntpct().max(1), Ordering::Relaxed);
+    vcpu.put_on(cpu.index.load(Ordering::Relaxed));
     hw::isb();
 }
 
 const TIMERS: u32 = 1 << VTIMER_INTID | 1 << PTIMER_INTID;
 
 fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
+    vcpu.taken_off();
     fold(vcpu);
     vcpu.el1.save();
     // What the guest armed stays in `el1`; the core's timers fall silent.
@@ -194,9 +203,6 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);
-    let ticks = hw::cntpct() - vcpu.on_since.swap(0, Ordering::Relaxed);
-    let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
-    vcpu.run_ticks.store(sum, Ordering::Relaxed);
     timer::remember(cpu, vcpu);
 }
 

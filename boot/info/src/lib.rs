@@ -187,6 +187,8 @@ pub struct BootInfo {
     pub virtio: List<Device, VIRTIO_MAX>,
     /// Transports for which there was no room.
     pub virtio_dropped: usize,
+    /// Registers of the SMMUv3.
+    pub smmu: Option<Range>,
     /// The first PCI host with an ECAM.
     pub pci: Option<PciHost>,
     /// `/chosen/bootargs`, without the final zero.

@@ -189,6 +189,7 @@ impl Found {
                 },
                 virtio: List::new(),
                 virtio_dropped: 0,
+                smmu: None,
                 pci: None,
                 bootargs: Bytes::new(),
                 rng_seed: Bytes::new(),
@@ -248,6 +249,9 @@ impl Found {
             self.info.rtc.get_or_insert(device);
         } else if is("virtio,mmio") && identity {
             self.virtio(device(node, "virtio-mmio reg")?);
+        } else if is("arm,smmu-v3") && identity {
+            let registers = first_range(node, "SMMU reg")?;
+            self.info.smmu.get_or_insert(registers);
         } else if is("pci-host-ecam-generic") && identity {
             let host = pci(node)?;
             self.info.pci.get_or_insert(host);

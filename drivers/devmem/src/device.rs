@@ -116,6 +116,12 @@ impl Device {
         self.memory
     }
 
+    /// Whether mappings may exist, so that they have to be taken away before its windows move or
+    /// close. True until the duty of the one who closes them is done.
+    pub fn may_be_mapped(&self) -> bool {
+        self.memory || self.taking
+    }
+
     /// Its power state.
     pub fn power(&self) -> Power {
         self.power

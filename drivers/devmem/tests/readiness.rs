@@ -218,6 +218,16 @@ fn registers_are_reached_before_the_device_is_ready_and_never_while_it_is_off() 
 }
 
 #[test]
+fn a08_memory_that_is_going_off_may_be_mapped_until_that_is_done() {
+    let mut gpu = Gpu::new(0, 0);
+    assert_eq!(gpu.wait(0), (Verdict::Map, 0));
+    let duty = gpu.device.begin(Why::MemoryOff).expect("idle");
+    assert!(!gpu.device.memory() && gpu.device.may_be_mapped());
+    gpu.device.taken(duty, 0);
+    assert!(!gpu.device.may_be_mapped());
+}
+
+#[test]
 fn a_function_that_resets_is_left_alone_for_as_long_as_it_asks() {
     let mut gpu = Gpu::new(0, 0);
     let duty = gpu.device.begin(Why::Reset).expect("idle");

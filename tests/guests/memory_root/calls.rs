@@ -23,6 +23,11 @@ pub(crate) fn bootargs() -> &'static str {
     core::str::from_utf8(&boot.bootargs[..boot.bootargs_len as usize]).unwrap_or("")
 }
 
+/// Returns where this program sees physical address `pa`.
+pub(crate) fn window(pa: u64) -> u64 {
+    root_boot().physmap_ipa + pa
+}
+
 /// Makes a core call; returns its status and x1 to x3.
 pub(crate) fn try_call(call: CoreCall, args: &[u64]) -> (Status, [u64; 3]) {
     let mut registers = [0; 18];
@@ -60,7 +65,7 @@ impl Block {
 
     /// Where this program sees it.
     pub(crate) fn at(&self) -> u64 {
-        root_boot().physmap_ipa + self.pa
+        window(self.pa)
     }
 
     pub(crate) fn word(&self, n: u64) -> u64 {

@@ -115,6 +115,11 @@ fn main() -> ! {
         touch_tests::gibibyte
     ));
     guest.end();
+    test::run_test(&el1_test!("b15_a_gibibyte_in_one_leaf", touch_tests::huge));
+    test::run_test(&el1_test!(
+        "c05_a_masked_call_is_not_there",
+        state_tests::masked
+    ));
     test::run_test(&el1_test!(
         "m7_a_limit_ends_the_vm_that_meets_it",
         life_tests::limit

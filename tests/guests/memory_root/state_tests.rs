@@ -2,11 +2,13 @@
 
 use crate::calls::{self, Block, call};
 use crate::orders::{CALL, CHECK, EACH, READ, WRITE};
+use crate::vm::Vm;
 use crate::{PAGE, area, vm};
-use guest_abi::core_call::CoreCall;
+use guest_abi::core_call::{CoreCall, VM_NO_PAGE_STATES, VM_NO_STORAGE_KEYS};
 use guest_abi::memory_call::{StatesOp, reclaim};
 use guest_abi::page_state::{PAGE_STATE, PAGE_STATE_DRAIN, StateCall};
-use payload::{TestResult, expect, expect_eq, println};
+use guest_abi::storage_key::KEY_GET;
+use payload::{TestResult, expect, expect_eq, fail, println};
 
 const STATE: u64 = PAGE_STATE as u64;
 const DRAIN: u64 = PAGE_STATE_DRAIN as u64;
@@ -91,6 +93,39 @@ pub(crate) fn states() -> TestResult {
     ] {
         let [x0, _] = vm.order(CALL, args);
         expect_eq!(x0.cast_signed(), -3, "{args:x?}");
+    }
+    Ok(())
+}
+
+/// FEATURES (0x8600_0000) of a VM in its first two words, by number.
+fn features(vm: Vm) -> u64 {
+    let [low, high] = vm.order(CALL, [0x8600_0000, 0, 0, 0]);
+    low & 0xffff_ffff | high << 32
+}
+
+pub(crate) fn masked() -> TestResult {
+    const MINE: u64 = 0b11 << 32 | 0b1_1111 << 48;
+    let cases = [
+        (0, MINE),
+        (VM_NO_PAGE_STATES, 0b1_1111 << 48),
+        (VM_NO_STORAGE_KEYS, 0b11 << 32),
+    ];
+    for (flags, there) in cases {
+        let guest = match Vm::create_with(64 << 20, flags) {
+            Ok(vm) => vm,
+            Err(status) => fail!("VmCreate: {status:?}"),
+        };
+        guest.start();
+        expect_eq!(features(guest) & MINE, there, "flags {flags}");
+        for (function, number, args) in [
+            (STATE, 0x20, [0, area(16), 1]),
+            (u64::from(KEY_GET), 0x30, [area(16), 0, 0]),
+        ] {
+            let [x0, _] = guest.order(CALL, [function, args[0], args[1], args[2]]);
+            let refused = x0 == u64::MAX;
+            expect_eq!(refused, there >> number & 1 == 0, "{function:#x} {flags}");
+        }
+        guest.end();
     }
     Ok(())
 }

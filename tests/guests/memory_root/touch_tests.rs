@@ -1,9 +1,10 @@
 //! What a touch costs.
 
-use crate::orders::{READ, WRITE};
+use crate::orders::{CHECK, READ, WRITE};
+use crate::vm::Vm;
 use crate::{PAGE, area, hafdbs, vm};
-use guest_abi::memory_call::Scan;
-use payload::{TestResult, expect, expect_eq, println};
+use guest_abi::memory_call::{Scan, reclaim};
+use payload::{TestResult, expect, expect_eq, fail, println};
 
 /// Faults and minor faults so far.
 fn faults() -> (u64, u64) {
@@ -53,9 +54,39 @@ pub(crate) fn traps() -> TestResult {
     Ok(())
 }
 
+/// Where the machine has an aligned GiB, a VM that may have it gets it at its first touch.
+pub(crate) fn huge() -> TestResult {
+    let guest = match Vm::create(1344 << 20) {
+        Ok(vm) => vm,
+        Err(status) => fail!("VmCreate: {status:?}"),
+    };
+    guest.policy(30, 2);
+    guest.start();
+    guest.order(WRITE, [area(128), 1 << 17, PAGE, 1]);
+    let memory = guest.memory();
+    println!(
+        "# 1 GiB leaves: {:?}, {} faults",
+        memory.leaves, memory.faults
+    );
+    expect_eq!(memory.leaves[2], 1);
+    expect_eq!(memory.faults, 0, "it was mapped when the guest was loaded");
+    let [wrong, _] = guest.order(CHECK, [area(128), 1 << 17, PAGE, 1]);
+    expect_eq!(wrong, 0);
+    // It can be taken apart again.
+    guest.policy(21, 2);
+    guest.reclaim(reclaim::SPLIT, area(0), 1 << 30);
+    expect_eq!(guest.memory().leaves[1..], [512, 0]);
+    let [wrong, _] = guest.order(CHECK, [area(128), 1 << 17, PAGE, 1]);
+    expect_eq!(wrong, 0);
+    guest.end();
+    Ok(())
+}
+
 pub(crate) fn gibibyte() -> TestResult {
     let vm = vm();
     vm.policy(21, 2);
+    // What it touches for itself it has touched.
+    vm.order(READ, [area(16), 1, PAGE, 0]);
     let pages = 1 << 18;
     let (all, _) = cost(|| {
         vm.order(WRITE, [area(256), pages, PAGE, 1]);
@@ -69,7 +100,7 @@ pub(crate) fn gibibyte() -> TestResult {
         in_blocks * 100 >= resident * 95,
         "{in_blocks:#x} of {resident:#x}"
     );
-    let [wrong, _] = vm.order(crate::orders::CHECK, [area(256), pages, PAGE, 1]);
+    let [wrong, _] = vm.order(CHECK, [area(256), pages, PAGE, 1]);
     expect_eq!(wrong, 0);
     Ok(())
 }

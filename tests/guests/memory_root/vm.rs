@@ -52,11 +52,17 @@ pub(crate) struct Vm {
 impl Vm {
     /// Creates a VM that is not started.
     pub(crate) fn create(ram_bytes: u64) -> Result<Self, Status> {
+        Self::create_with(ram_bytes, 0)
+    }
+
+    /// As [`Self::create`], without what `flags` say.
+    pub(crate) fn create_with(ram_bytes: u64, flags: u32) -> Result<Self, Status> {
         let frame = Block::new(0);
         // A VmConfig: RAM, vCPUs and flags, name.
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
         config[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        config[12..16].copy_from_slice(&flags.to_le_bytes());
         config[16..22].copy_from_slice(b"memory");
         frame.fill(&config);
         match try_call(CoreCall::VmCreate, &[frame.pa]) {

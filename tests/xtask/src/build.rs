@@ -54,19 +54,29 @@ pub(crate) fn guests() -> Result<()> {
         return Ok(());
     };
     cargo(&mut guests)?;
-    bare_root("memory_root", "memory")
+    let carried = [
+        ("SKETE_DIRECT_GUEST", paths::payload("memory")),
+        ("SKETE_LINUX_KERNEL", paths::guest_kernel()),
+        ("SKETE_LINUX_INITRD", paths::guest_initrd()),
+    ];
+    for name in ["memory_root", "linux_root"] {
+        bare_root(name, &carried)?;
+    }
+    Ok(())
 }
 
-/// Builds target/NAME.img: core, and the guest `name` as its root, which carries `guest`.
-fn bare_root(name: &str, guest: &str) -> Result<()> {
+/// Builds target/NAME.img: core, and the guest `name` as its root, which carries some files.
+fn bare_root(name: &str, carried: &[(&str, PathBuf)]) -> Result<()> {
     let elves = paths::target().join("guests-elf");
     let Some(mut root) = workspace::other(GUESTS, "build")? else {
         return Ok(());
     };
     root.args(["--bin", name])
         .env("CARGO_TARGET_DIR", &elves)
-        .env("SKETE_GUEST_ELF", "1")
-        .env("SKETE_DIRECT_GUEST", paths::payload(guest));
+        .env("SKETE_GUEST_ELF", "1");
+    for (variable, file) in carried {
+        root.env(variable, file);
+    }
     cargo(&mut root)?;
     let root = read(&elves.join(TARGET).join("release").join(name))?;
     let image = mkimage::build(&read(&core_elf())?, Some(&root))?;

@@ -56,23 +56,26 @@ impl Server {
         Ok(Reply::empty(204))
     }
 
-    /// Reports devices that were not ready in time.
+    /// Reports devices that were not ready in time, or that reached for what is not theirs.
     pub(super) fn poll_devices(&mut self, backend: &dyn Backend) {
         if self.vms.values().all(|vm| vm.spec.devices.is_empty()) {
             return;
         }
         for device in backend.devices() {
-            let now = device.faults.timeouts;
-            let before = self.device_timeouts.insert(device.pci.clone(), now);
-            if now > before.unwrap_or(0) {
-                let resource = format!("/v1/devices/{}", device.pci);
-                let vm = device.vm.unwrap_or_default();
-                self.event(
-                    EventType::Lifecycle,
-                    "device.not_ready",
-                    resource,
-                    &[("vm", vm)],
-                );
+            let now = (device.faults.timeouts, device.dma_faults);
+            let before = self.device_troubles.insert(device.pci.clone(), now);
+            let before = before.unwrap_or((0, 0));
+            let resource = format!("/v1/devices/{}", device.pci);
+            let vm = device.vm.unwrap_or_default();
+            if now.0 > before.0 {
+                let context = [("vm", vm.clone())];
+                let resource = resource.clone();
+                self.event(EventType::Guest, "device.not_ready", resource, &context);
+            }
+            if now.1 > before.1 {
+                let at = format!("{:#x}", device.dma_fault_at);
+                let context = [("vm", vm), ("address", at)];
+                self.event(EventType::Guest, "device.dma_blocked", resource, &context);
             }
         }
     }

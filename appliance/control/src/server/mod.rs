@@ -60,8 +60,9 @@ pub struct Server {
     /// Bytes of JSON bodies that have arrived and are not yet answered.
     pub(crate) bodies: Pool,
     power: Option<PendingPower>,
-    /// How often each device had not been ready in time when that was last looked at.
-    device_timeouts: BTreeMap<String, u64>,
+    /// How often each device had not been ready in time, and how much DMA of it was blocked,
+    /// when that was last looked at.
+    device_troubles: BTreeMap<String, (u64, u64)>,
     /// When now is, looked at once a turn.
     unix_ns: Option<u64>,
     now_ns: u64,
@@ -96,7 +97,7 @@ impl Server {
             streams: Pool::new(STREAMS_MAX),
             bodies: Pool::new(BODIES_BYTES),
             power: None,
-            device_timeouts: BTreeMap::new(),
+            device_troubles: BTreeMap::new(),
             unix_ns: None,
             now_ns: 0,
         }

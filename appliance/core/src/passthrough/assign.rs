@@ -1,22 +1,25 @@
 //! Giving a function to a VM, and taking it back. All steps or none (`devmem::open`).
 
-use arch::Pa;
+use ::smmu::Stage2;
+use arch::{Ipa, Pa};
 use core::sync::atomic::Ordering;
 use devmem::profile::{Profile, nvgrace_gpu};
 use devmem::{Memory, Step, Steps, TouchMap, Trace, Why};
+use gmap::Access;
 use guest_abi::core_call::{Status, VmState};
 use guest_abi::device::{
     DeviceConfig, NO_FUNCTION, PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, UNSAFE_DMA,
 };
-use guest_abi::map::PCI_INTX_INTID;
+use guest_abi::map::{PCI_INTX_INTID, RAM_BASE};
 use pci::{Address, BARS, Bar, Emulated, Function, Kind};
 
 use super::config::settle;
 use super::ecam::Ecam;
 use super::zap::{self, Slice};
-use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, now_ms};
+use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, now_ms, smmu};
+use crate::guest::Vcpu;
 use crate::guest::Vm;
-use crate::{gic, per_cpu, schedule};
+use crate::{gic, guest_fault, per_cpu, schedule};
 
 /// Finds a function by its requester ID.
 pub(super) fn find(function: u64) -> Result<usize, Status> {
@@ -65,6 +68,29 @@ pub(super) fn assign(vm: &Vm, wanted: &DeviceConfig) -> Result<u64, Status> {
     };
     devmem::open(&mut opening).map_err(|failed| failed.error)?;
     Ok(u64::from(opening.number))
+}
+
+/// Leaves of RAM populated by one call.
+const POPULATED_MAX: usize = 8;
+
+/// Populates all RAM of a VM whose devices reach it by themselves: a device cannot wait for a
+/// fault to be answered. [`Status::Again`] until it is done.
+pub(super) fn populate(caller: &mut Vcpu, vm: &Vm) -> Result<(), Status> {
+    let end = RAM_BASE + vm.ram_bytes;
+    for _ in 0..POPULATED_MAX {
+        let at = RAM_BASE.max(vm.populated.load(Ordering::Relaxed));
+        if at >= end {
+            return Ok(());
+        }
+        let ipa = Ipa::new(at).ok_or(Status::Invalid)?;
+        guest_fault::resolve(vm, &mut caller.tables, ipa, Access::WRITE)
+            .map_err(|_| Status::Exhausted)?;
+        let leaf = vm.gmap.shared().leaf(&vm.gmap.machine(), ipa);
+        let span = leaf.map_or(4096, |(_, level)| level.span());
+        let next = (at & !(span - 1)) + span;
+        vm.populated.store(next, Ordering::Relaxed);
+    }
+    Err(Status::Again)
 }
 
 /// A function on its way to a VM.
@@ -120,7 +146,12 @@ impl Steps for Opening<'_> {
                 });
             }
             Step::MapRegisters => self.bars = [None; BARS],
-            Step::Dma => self.dma = Dma::Never,
+            Step::Dma => {
+                if self.dma == Dma::Bounded {
+                    smmu::attach(self.wanted.function, None);
+                }
+                self.dma = Dma::Never;
+            }
             Step::Interrupt => untie(self.vm, self.wire.take()),
             Step::Publish => {}
         }
@@ -235,11 +266,24 @@ impl Opening<'_> {
     }
 
     fn dma(&mut self) -> Result<(), Status> {
-        self.dma = match (self.wanted.flags & UNSAFE_DMA != 0, self.profile) {
-            (true, _) => Dma::Unbounded,
+        let unsafe_dma = self.wanted.flags & UNSAFE_DMA != 0;
+        self.dma = match (smmu::is_there(), unsafe_dma, self.profile) {
+            (true, _, _) => {
+                let stage2 = Stage2 {
+                    vttbr: self.vm.vttbr,
+                    vtcr: self.vm.vtcr,
+                };
+                // From now on, what leaves the VM's tables leaves the SMMU's copies of them.
+                self.vm.gmap.dma.store(true, Ordering::SeqCst);
+                if !smmu::attach(self.wanted.function, Some(stage2)) {
+                    return Err(Status::NoDevice);
+                }
+                Dma::Bounded
+            }
+            (false, true, _) => Dma::Unbounded,
             // An NVMe controller without DMA is none.
-            (false, Profile::Nvme) => return Err(Status::Unprotected),
-            (false, _) => Dma::Never,
+            (false, false, Profile::Nvme) => return Err(Status::Unprotected),
+            (false, false, _) => Dma::Never,
         };
         Ok(())
     }
@@ -270,7 +314,7 @@ impl Opening<'_> {
         if let Some(wire) = wire.filter(|_| !shared && free) {
             let kick = self.vm.vgic.lock().set_hardware(0, intid, Some(wire.intid));
             schedule::deliver(self.vm, kick);
-            let home = self.vm.vcpu(0).map_or(0, |vcpu| vcpu.home);
+            let home = self.vm.vcpu(0).map_or(0, |vcpu| vcpu.home());
             let mpidr = per_cpu::cpu(home).mpidr.load(Ordering::Relaxed);
             gic::enable_spi(wire, mpidr);
             self.wire = Some((intid, wire));
@@ -306,6 +350,8 @@ impl Opening<'_> {
                 trace: Trace::new(),
                 touches: TouchMap::new(largest),
                 timeouts: 0,
+                dma_faults: 0,
+                dma_fault_at: 0,
                 mapped_bytes: 0,
                 waiter: None,
             });
@@ -387,6 +433,9 @@ pub(crate) fn release(vm: &Vm) -> Result<(), Status> {
         slot.function.set_command(&mut config, Function::QUIET);
         slot.function.set_power(&mut config, true);
         slot.function.reset(&mut config);
+        if device.dma == Dma::Bounded {
+            smmu::attach(slot.address.raw(), None);
+        }
         untie(vm, device.wire);
         let companion = device.companion.and_then(|n| FUNCTIONS.get(n));
         if let Some(mut other) = companion.map(|function| function.lock())

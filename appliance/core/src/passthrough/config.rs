@@ -148,7 +148,7 @@ fn step(slot: &mut Slot, write: Write, now: u64) -> Step {
             device.config.apply(write);
         }
         Write::Bar { .. } => {
-            if device.state.memory() {
+            if device.state.may_be_mapped() {
                 let Slice::Done(duty) = zap::slice(device, Why::Moved) else {
                     return Step::Again;
                 };
@@ -168,7 +168,7 @@ fn set_command(slot: &mut Slot, value: u16) -> Step {
         return Step::Done;
     };
     let memory = value & command::MEMORY != 0;
-    if device.state.memory() && !memory {
+    if device.state.may_be_mapped() && !memory {
         let Slice::Done(duty) = zap::slice(device, Why::MemoryOff) else {
             return Step::Again;
         };
@@ -204,7 +204,7 @@ fn set_power(slot: &mut Slot, power: Power, now: u64) -> Step {
     slot.function.set_power(&mut Ecam::of(slot.address), on);
     device.quiet_until_ms = now + POWER_MS;
     device.config.apply(Write::Power(power));
-    if !device.config.command() & command::MEMORY != 0 && device.state.memory() {
+    if device.config.command() & command::MEMORY == 0 && device.state.memory() {
         // What came back has its memory off: nothing is mapped, so this is done at once.
         if let Slice::Done(duty) = zap::slice(device, Why::MemoryOff) {
             device.state.taken(duty, 0);

@@ -4,15 +4,15 @@ use arch::Width;
 use devmem::profile::Profile;
 use devmem::{Outcome, Refusal, Verdict, clip};
 use gmap::Budget;
-use guest_abi::core_call::{CoreCall, Status};
+use guest_abi::core_call::{CoreCall, Status, VmState};
 use guest_abi::device::{
     DEVICE_ASSIGNED, DEVICE_COMPANION, DEVICE_FREE, DeviceConfig, DeviceFault, DeviceInfo,
-    PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, TOUCH_CELLS, TRACE_LINES,
+    PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, TOUCH_CELLS, TRACE_LINES, UNSAFE_DMA,
 };
 
-use super::{Assigned, Dma, FUNCTIONS, Slot, assign, config, now_ms, touch, window};
+use super::{Assigned, Dma, FUNCTIONS, Slot, assign, config, now_ms, smmu, touch, window};
 use crate::calls;
-use crate::guest::{self, Vm};
+use crate::guest::{self, Vcpu, Vm};
 use crate::memory;
 
 /// Most bytes that one call unmaps, reads or writes.
@@ -20,13 +20,22 @@ const REVOKE_BYTES_MAX: u64 = 2 << 20;
 const ACCESS_BYTES_MAX: u64 = 4096;
 
 /// Answers a call about devices; x1 and x2 on success.
-pub(crate) fn handle(root: &Vm, call: CoreCall, args: [u64; 4]) -> Result<[u64; 2], Status> {
+pub(crate) fn handle(
+    caller: &mut Vcpu,
+    call: CoreCall,
+    args: [u64; 4],
+) -> Result<[u64; 2], Status> {
     let [a, b, c, d] = args;
+    let root = caller.vm();
     match call {
         CoreCall::DeviceInfo => info(root, a, b).map(|()| [0; 2]),
         CoreCall::DeviceAssign => {
             let vm = guest::by_handle(a).ok_or(Status::NoVm)?;
             let wanted: DeviceConfig = calls::read_in(root, b)?;
+            let dma = smmu::is_there() || wanted.flags & UNSAFE_DMA != 0;
+            if dma && vm.state() == VmState::Built {
+                assign::populate(caller, vm)?;
+            }
             assign::assign(vm, &wanted).map(|number| [number, 0])
         }
         CoreCall::DeviceReset => locked(a, |slot| {
@@ -170,6 +179,9 @@ fn access(
 
 fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
     let n = usize::try_from(n).map_err(|_| Status::Invalid)?;
+    for event in (0..smmu::EVENTS_MAX).map_while(|_| smmu::next_event()) {
+        blame(event);
+    }
     let slot = FUNCTIONS.get(n).ok_or(Status::Invalid)?.lock();
     let slot = slot.as_ref().ok_or(Status::Invalid)?;
     let mut info = blank(slot);
@@ -177,6 +189,21 @@ fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
         fill(&mut info, device);
     }
     calls::write_out(root, out, &info)
+}
+
+/// Notes an aborted transaction with the function that began it.
+fn blame(event: ::smmu::Event) {
+    for slot in &FUNCTIONS {
+        let mut slot = slot.lock();
+        let Some(slot) = slot.as_mut() else { continue };
+        if u32::from(slot.address.raw()) != event.stream {
+            continue;
+        }
+        if let Some(device) = slot.assigned.as_mut() {
+            device.dma_faults += 1;
+            device.dma_fault_at = event.address;
+        }
+    }
 }
 
 fn blank(slot: &Slot) -> DeviceInfo {
@@ -211,6 +238,8 @@ fn blank(slot: &Slot) -> DeviceInfo {
         touches: [0; TOUCH_CELLS],
         trace: [DeviceFault::default(); TRACE_LINES],
         trace_len: 0,
+        dma_faults: 0,
+        dma_fault_at: 0,
     }
 }
 
@@ -227,7 +256,10 @@ fn fill(info: &mut DeviceInfo, device: &Assigned) {
     info.flags |= u32::from(state.memory())
         | u32::from(state.pending()) << 1
         | u32::from(state.power() != devmem::Power::D0) << 2
-        | u32::from(device.dma != Dma::Never) << 3;
+        | u32::from(device.dma != Dma::Never) << 3
+        | u32::from(device.dma == Dma::Bounded) << 4;
+    info.dma_faults = device.dma_faults;
+    info.dma_fault_at = device.dma_fault_at;
     info.generation = state.generation();
     info.mapped_bytes = device.mapped_bytes;
     info.mapped = counters.mapped;

@@ -18,6 +18,7 @@ mod config;
 mod control;
 mod ecam;
 mod park;
+pub(crate) mod smmu;
 mod touch;
 mod window;
 mod zap;
@@ -80,6 +81,8 @@ struct Shown {
 enum Dma {
     /// It may not be bus master.
     Never,
+    /// The SMMU: it sees what its VM sees.
+    Bounded,
     /// Nobody, and its owner knows.
     Unbounded,
 }
@@ -115,6 +118,9 @@ struct Assigned {
     trace: Trace,
     touches: TouchMap,
     timeouts: u64,
+    /// Its transactions that the SMMU aborted, and the address of the last.
+    dma_faults: u64,
+    dma_fault_at: u64,
     mapped_bytes: u64,
     /// The control port's, for its reads and writes.
     waiter: Option<Waiter>,

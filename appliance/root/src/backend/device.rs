@@ -41,7 +41,12 @@ pub(super) fn assign(scratch: &Scratch, vm: u64, devices: &[DeviceSpec]) -> Resu
             flags: if device.unsafe_dma { UNSAFE_DMA } else { 0 },
             registers_bar: device.registers_bar,
         };
-        scratch.tell_about(CoreCall::DeviceAssign, vm, config)?;
+        // Again while core populates RAM, a piece at a time.
+        while let Err(status) = scratch.tell_about(CoreCall::DeviceAssign, vm, config) {
+            if status != Status::Again {
+                return Err(status);
+            }
+        }
     }
     Ok(())
 }
@@ -113,6 +118,8 @@ fn view(info: &DeviceInfo, vm: Option<String>) -> Device {
             timeouts: info.timeouts,
             emulated: info.emulated,
         },
+        dma_faults: info.dma_faults,
+        dma_fault_at: info.dma_fault_at,
         touch_bytes: info.cell_bytes,
         touches: info.touches.to_vec(),
     }

@@ -21,6 +21,8 @@ macro_rules! on_both_cpus {
 
 mod bare;
 mod common;
+mod devices;
+mod dma;
 mod hostile;
 mod lifecycle;
 mod linux;
@@ -28,3 +30,4 @@ mod memory;
 mod memory_api;
 mod plain;
 mod refusals;
+mod turns;
