@@ -29,6 +29,8 @@ struct Node {
     /// Who comes next, plus one; 0 for nobody yet.
     next: AtomicUsize,
     granted: AtomicBool,
+    /// It has given its core away: it does not run either, though of its own will.
+    away: AtomicBool,
 }
 
 /// A lock for `N` vCPUs.
@@ -57,6 +59,7 @@ impl<const N: usize> Lock<N> {
                 Node {
                     next: AtomicUsize::new(0),
                     granted: AtomicBool::new(false),
+                    away: AtomicBool::new(false),
                 }
             }; N],
         }
@@ -86,7 +89,7 @@ impl<const N: usize> Lock<N> {
             while !node.granted.load(Ordering::Acquire) {
                 turns = turns.wrapping_add(1);
                 if turns.is_multiple_of(LOOK_EVERY) {
-                    self.look(before, hint);
+                    self.look(before, node, hint);
                 }
                 hint.relax();
             }
@@ -95,13 +98,17 @@ impl<const N: usize> Lock<N> {
     }
 
     /// Gives the core away if spinning on it is in vain.
-    fn look(&self, before: usize, hint: &impl Hint) {
+    fn look(&self, before: usize, node: &Node, hint: &impl Hint) {
         // The holder first: until it has run, its successor has nothing to do either.
         let holder = self.holder.load(Ordering::Relaxed);
-        if hint.is_preempted(holder) {
-            hint.yield_to(holder);
-        } else if hint.is_preempted(before) {
-            hint.yield_to(before);
+        let is_away = |vcpu: usize| {
+            let node = self.nodes.get(vcpu);
+            hint.is_preempted(vcpu) || node.is_some_and(|node| node.away.load(Ordering::Relaxed))
+        };
+        if let Some(vcpu) = [holder, before].into_iter().find(|vcpu| is_away(*vcpu)) {
+            node.away.store(true, Ordering::Relaxed);
+            hint.yield_to(vcpu);
+            node.away.store(false, Ordering::Relaxed);
         }
     }
 
@@ -109,9 +116,9 @@ impl<const N: usize> Lock<N> {
         let mine = me.saturating_add(1);
         let mut next = node.next.load(Ordering::Acquire);
         if next == 0 {
-            let free =
-                self.tail
-                    .compare_exchange(mine, 0, Ordering::AcqRel, Ordering::Relaxed);
+            let free = self
+                .tail
+                .compare_exchange(mine, 0, Ordering::AcqRel, Ordering::Relaxed);
             if free.is_ok() {
                 return;
             }

@@ -25,12 +25,13 @@ impl Pin {
         for vm in vms.iter().flatten() {
             vm.pin(1 << core);
         }
-        // 1 to 10 microseconds, by a generator that any sequence will do for.
+        // 20 to 120 microseconds, by a generator that any sequence will do for: long enough for
+        // most moves to have happened, which the call does not wait for.
         self.seed = self
             .seed
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        timer::spin(1_000 + (self.seed >> 33) % 9_000);
+        timer::spin(20_000 + (self.seed >> 33) % 100_000);
         cores > 2
     }
 }

@@ -1,6 +1,6 @@
 //! A vCPU that is moved from core to core, and sees to it that all of it comes along.
 //!
-//! It is moved from outside (`direct` with `pin=1`) until it has been taken off a core
+//! It is moved from outside (`direct` with `pin=1`) until it has found itself on another core
 //! `moves=` times (5,000). In every turn: the line's core is the core, MPIDR stays, the
 //! counter never goes back, V0 to V31 and the thread registers keep their patterns, exclusive
 //! increments are not lost, and a timer interrupt a millisecond comes, and an SGI with it.
@@ -76,14 +76,13 @@ fn main() -> ! {
     }
     TPIDR_EL0.write(0x5a5a_0001);
     TPIDR_EL1.write(0x5a5a_0002);
-    let first = generation();
     let (mut samples, mut retries, mut changes, mut rounds) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut cores = 0_u64;
     let (mut last_core, mut last_time) = (line32(PCPU), timer::now());
     let mut both = set_off();
     let mut armed = last_time;
     cpu::unmask_irq();
-    while (generation() - first) / 2 < moves {
+    while changes < moves {
         let before = generation();
         let line = line32(PCPU);
         let core = psci::hvc(Call::PcpuInfo as u32, 0, 0, 0) as u64;
@@ -119,13 +118,16 @@ fn main() -> ! {
             both = set_off();
             armed = now;
         } else if now - armed > timer::ticks(PATIENCE_NS) {
-            println!("# timer {} of {rounds} rounds", gic::count(0, Timer::Virtual.intid()));
+            println!(
+                "# timer {} of {rounds} rounds",
+                gic::count(0, Timer::Virtual.intid())
+            );
             fail("interrupts", gic::taken(0), both);
         }
     }
     cpu::mask_irq();
     println!(
-        "# moves {moves} samples {samples} retries {retries} seen {changes} cores {cores:#x} timers {rounds}"
+        "# moves {changes} samples {samples} retries {retries} cores {cores:#x} timers {rounds}"
     );
     if sane && samples < moves / 2 {
         println!("FAIL stalled too much: {samples} samples of {moves} moves (sanity=0 allows it)");
