@@ -54,8 +54,9 @@ fn ran(machine: &Machine) -> Vec<u64> {
     machine.world.vcpus.iter().map(|vcpu| vcpu.ran).collect()
 }
 
-/// Runs busy VMs of one vCPU each, the smallest for `turns` seconds, and compares with the ideal.
-fn fair(seed: u64, cores: usize, weights: &[u32], turns: f64) {
+/// Runs busy VMs of one vCPU each, the smallest for `turns` seconds, and compares with the ideal:
+/// returns the largest difference, as a part of what was due, which may be `most`.
+fn fair(seed: u64, cores: usize, weights: &[u32], turns: f64, most: f64) -> f64 {
     let mut machine = Machine::new(cores);
     for weight in weights {
         let vm = machine.add_vm(*weight, 0);
@@ -70,15 +71,12 @@ fn fair(seed: u64, cores: usize, weights: &[u32], turns: f64) {
     let before = ran(&machine);
     machine.run_until(HZ / 4 + ticks);
     let got = got(&machine, &before, ticks);
-    // On several cores 5 per cent is the aim, and not reached: SPECIFICATION.md says so.
-    let most = if cores == 1 { 0.05 } else { 0.12 };
-    for n in 0..weights.len() {
-        let error = (got[n] - ideal[n]).abs() / ideal[n];
-        assert!(
-            error <= most,
-            "seed {seed}: {cores} cores, weights {weights:?}: got {got:?}, not {ideal:?}"
-        );
+    let error = |n: usize| (got[n] - ideal[n]).abs() / ideal[n];
+    let worst = (0..weights.len()).map(error).fold(0.0, f64::max);
+    if worst > most {
+        panic!("seed {seed}: {cores} cores, weights {weights:?}: got {got:?}, not {ideal:?}");
     }
+    worst
 }
 
 #[test]
@@ -88,19 +86,31 @@ fn busy_vms_on_one_core_share_it_by_weight_within_five_per_cent() {
         let weights: Vec<u32> = (0..random.below(7) + 2)
             .map(|_| 50 + random.below(450) as u32)
             .collect();
-        fair(seed, 1, &weights, 0.3);
+        fair(seed, 1, &weights, 0.3, 0.05);
     }
 }
 
+/// Within 5 per cent is the aim, and not reached by all: SPECIFICATION.md says so.
 #[test]
-fn busy_vms_on_some_cores_share_them_by_weight_within_twelve_per_cent() {
-    for seed in 1..=1_500 {
+fn busy_vms_on_some_cores_share_them_by_weight_most_within_five_per_cent() {
+    const WORKLOADS: u64 = 1_500;
+    let mut errors = Vec::new();
+    for seed in 1..=WORKLOADS {
         let mut random = Random::new(seed);
         let cores = random.below(3) as usize + 2;
         let vms = cores + random.below(6) as usize;
         let weights: Vec<u32> = (0..vms).map(|_| 50 + random.below(250) as u32).collect();
-        fair(seed, cores, &weights, 2.0);
+        errors.push(fair(seed, cores, &weights, 2.0, 0.5));
     }
+    errors.sort_by(f64::total_cmp);
+    let within = |most: f64| errors.partition_point(|error| *error <= most);
+    println!(
+        "{} of {WORKLOADS} within 5 %, {} within 12 %; worst {:?}",
+        within(0.05),
+        within(0.12),
+        errors.last()
+    );
+    assert!(within(0.05) >= 1_350);
 }
 
 /// VMs of every kind, random: nothing starves, limits hold, and the machine's own checks pass.
