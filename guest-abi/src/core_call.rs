@@ -4,8 +4,8 @@
 //! 6.2), from 0x8000 up: below are the calls any guest may make. Only root's vCPU may
 //! make these; for anyone else they do not exist.
 //!
-//! x0 holds the call and, on return, a [`Status`]; x1 to x4 hold arguments, and results
-//! where a call has any. Every address is physical and must lie in frames granted to
+//! x0 holds the call and, on return, a [`Status`]; x1 to x6 hold arguments, and x1 to x3
+//! results where a call has any. Every address is physical and must lie in frames granted to
 //! root. Core copies what it reads before it looks at it.
 
 /// A core call.
@@ -35,11 +35,53 @@ pub enum CoreCall {
     VmConsole = CoreCall::id(0x17),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
+    /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
+    VmMemory = CoreCall::id(0x30),
+    /// `(vm, policy_pa) -> ()`: sets a [`crate::memory_call::MemoryPolicy`].
+    VmMemoryPolicy = CoreCall::id(0x31),
+    /// `(vm, scan, ipa, bytes, bitmap_pa, cursor) -> (cursor, found_bytes)`: looks for pages
+    /// as [`crate::memory_call::Scan`] says, in `bytes` (at most
+    /// [`crate::memory_call::SCAN_BYTES_MAX`]) from `ipa`, and sets bit n of the bitmap for
+    /// page `ipa + 4096 * n`. Bits are only set, never cleared. The bitmap is a multiple of 8
+    /// bytes, at a multiple of 8; without one (`bitmap_pa` 0) pages are only counted.
+    VmMemoryScan = CoreCall::id(0x32),
+    /// `(vm, what, ipa, bytes, cursor, most_bytes) -> (cursor, freed_bytes)`: takes memory back,
+    /// as the bits of [`crate::memory_call::reclaim`] say; ends early once about `most_bytes` are
+    /// freed.
+    VmReclaim = CoreCall::id(0x33),
+    /// `(vm, op, ipa, key) -> (old)`: one [`crate::memory_call::KeyOp`] on the key of a page.
+    /// Setting and resetting put keys into use ([`Status::Again`] until that is done).
+    VmKey = CoreCall::id(0x34),
+    /// `(vm, ipa, pages, out_pa) -> (done)`: reads the keys of pages, a byte each.
+    /// [`Status::KeysOff`] while no key was ever used.
+    VmKeysRead = CoreCall::id(0x35),
+    /// `(vm, ipa, pages, source_pa) -> (done)`: writes the keys of pages, a byte each.
+    VmKeysWrite = CoreCall::id(0x36),
+    /// `(vm, op, ipa, pages, pa) -> (done, first_ipa, next_ipa)`: one
+    /// [`crate::memory_call::StatesOp`]. `first_ipa` is where the states that were read or
+    /// written begin; `next_ipa`, if not 0, is where to go on.
+    VmPageStates = CoreCall::id(0x37),
+    /// `(vm, ipa, bytes, out_pa, access_key) -> (done)`: reads the VM's RAM, with a storage
+    /// key. RAM without a frame reads as zero and gets none. Each page is checked before any
+    /// of its bytes are copied: [`Status::Protected`].
+    VmRead = CoreCall::id(0x38),
+    /// `(vm, ipa, bytes, source_pa, access_key) -> (done)`: as [`Self::VmRead`], and writes.
+    VmWrite = CoreCall::id(0x39),
+    /// `(vm, ipa, bytes, exchange_pa, access_key) -> (swapped)`: compares 1, 2, 4, 8 or 16
+    /// bytes at a multiple of `bytes` with [`crate::memory_call::Exchange::old`], and if they
+    /// are equal replaces them, all in one atomic access; `old` becomes what was there.
+    VmExchange = CoreCall::id(0x3a),
+    /// `(out_pa) -> ()`: writes a [`crate::memory_call::HostMemory`].
+    HostMemory = CoreCall::id(0x3b),
+    /// `(vm, vcpu, ipa) -> (before)`: the page at `ipa` stays populated and writable while this
+    /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
+    /// the page that was pinned until now, or 0.
+    VmPin = CoreCall::id(0x3c),
 }
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 24] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -51,6 +93,19 @@ impl CoreCall {
         Self::VmInfo,
         Self::VmConsole,
         Self::HostInfo,
+        Self::VmMemory,
+        Self::VmMemoryPolicy,
+        Self::VmMemoryScan,
+        Self::VmReclaim,
+        Self::VmKey,
+        Self::VmKeysRead,
+        Self::VmKeysWrite,
+        Self::VmPageStates,
+        Self::VmRead,
+        Self::VmWrite,
+        Self::VmExchange,
+        Self::HostMemory,
+        Self::VmPin,
     ];
 
     const fn id(number: u32) -> u32 {
@@ -85,11 +140,15 @@ pub enum Status {
     Again = -8,
     /// An address is not in the VM's RAM.
     OutsideRam = -9,
+    /// A storage key does not allow the access; nothing was read or written.
+    Protected = -10,
+    /// Storage keys, or page states, are not in use in this VM.
+    KeysOff = -11,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -99,6 +158,8 @@ impl Status {
         Self::NotGranted,
         Self::Again,
         Self::OutsideRam,
+        Self::Protected,
+        Self::KeysOff,
     ];
 
     /// Returns the status that x0 holds after a call.
@@ -252,6 +313,19 @@ mod tests {
         assert_eq!(CoreCall::VmInfo as u32, 0xc600_8016);
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
+        assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
+        assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);
+        assert_eq!(CoreCall::VmMemoryScan as u32, 0xc600_8032);
+        assert_eq!(CoreCall::VmReclaim as u32, 0xc600_8033);
+        assert_eq!(CoreCall::VmKey as u32, 0xc600_8034);
+        assert_eq!(CoreCall::VmKeysRead as u32, 0xc600_8035);
+        assert_eq!(CoreCall::VmKeysWrite as u32, 0xc600_8036);
+        assert_eq!(CoreCall::VmPageStates as u32, 0xc600_8037);
+        assert_eq!(CoreCall::VmRead as u32, 0xc600_8038);
+        assert_eq!(CoreCall::VmWrite as u32, 0xc600_8039);
+        assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
+        assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
+        assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
     }
 
     #[test]

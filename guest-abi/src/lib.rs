@@ -1,11 +1,16 @@
 //! What guests and root see of Skete.
 //!
 //! Numbers and layouts here are promises: [`map`] is the machine a guest believes it
-//! is, [`core_call`] is what root may ask of core, [`root_boot`] and [`vm_shared`] are
-//! the memory that core and root share. Nothing here allocates or is `unsafe`.
+//! is, [`page_state`] and [`storage_key`] are what a guest may ask about its memory,
+//! [`core_call`] is what root may ask of core, [`root_boot`] and [`vm_shared`] are the
+//! memory that core and root share. Nothing here allocates or is `unsafe`.
 #![no_std]
 
 pub mod core_call;
+pub mod guest_memory;
 pub mod map;
+pub mod memory_call;
+pub mod page_state;
 pub mod root_boot;
+pub mod storage_key;
 pub mod vm_shared;

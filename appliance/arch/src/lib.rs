@@ -2,6 +2,7 @@
 #![no_std]
 
 mod addr;
+pub mod tlbi;
 mod width;
 
 pub use addr::{Addr, Intermediate, Ipa, Pa, Physical, Va, Virtual};

@@ -11,13 +11,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
+use gmap::Access;
 use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
-use crate::memory::{self, FRAME, Frames};
-use crate::{hw, root, schedule, timer};
+use crate::memory::{self, FRAME};
+use crate::{guest_fault, hw, memory_calls, root, schedule, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -34,7 +35,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::FramesGrant => grant(vcpu.vm(), a).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmCreate => create(vcpu.vm(), a),
-        CoreCall::VmCopyIn => copy_in(vcpu.vm(), a, b, c, d).map(|copied| [copied, 0]),
+        CoreCall::VmCopyIn => copy_in(vcpu, a, b, c, d).map(|copied| [copied, 0]),
         CoreCall::VmEntry => entry(a, b, c).map(|()| [0; 2]),
         CoreCall::VmStart => start(a).map(|()| [0; 2]),
         CoreCall::VmStop => stop(a).map(|()| [0; 2]),
@@ -42,6 +43,19 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
+        CoreCall::VmMemory
+        | CoreCall::VmMemoryPolicy
+        | CoreCall::VmMemoryScan
+        | CoreCall::VmReclaim
+        | CoreCall::VmKey
+        | CoreCall::VmKeysRead
+        | CoreCall::VmKeysWrite
+        | CoreCall::VmPageStates
+        | CoreCall::VmRead
+        | CoreCall::VmWrite
+        | CoreCall::VmExchange
+        | CoreCall::HostMemory
+        | CoreCall::VmPin => return memory_calls::handle(vcpu, call),
     };
     let (status, [first, second]) = match result {
         Ok(values) => (Status::Ok, values),
@@ -52,20 +66,21 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     vcpu.set_reg(2, second);
 }
 
-fn find(handle: u64) -> Result<&'static Vm, Status> {
+pub(crate) fn find(handle: u64) -> Result<&'static Vm, Status> {
     guest::by_handle(handle).ok_or(Status::NoVm)
 }
 
 /// Checks that `bytes` from `pa` lie in frames granted to root.
-fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
+pub(crate) fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
     let start = Pa::new(pa).ok_or(Status::NotGranted)?;
     let end = pa.checked_add(bytes).ok_or(Status::NotGranted)?;
-    let gmap = root.gmap.lock();
+    let gmap = root.gmap.shared();
+    let machine = root.gmap.machine();
     let mut at = pa & !(FRAME - 1);
     while at < end {
         let page = Pa::new(at).ok_or(Status::NotGranted)?;
         let ipa = root::window(page).ok_or(Status::NotGranted)?;
-        let shown = gmap.translate(&Frames, ipa).map(|(pa, _)| pa);
+        let shown = gmap.translate(&machine, ipa).map(|(pa, _)| pa);
         if shown != Some(page) || !memory::is_pool(page) || is_shared(page) {
             return Err(Status::NotGranted);
         }
@@ -109,8 +124,8 @@ fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
     let start = granted(root, pa, bytes)?;
     let ipa = root::window(start).ok_or(Status::NotGranted)?;
     root.gmap
-        .lock()
-        .unmap(&mut Frames, ipa, bytes)
+        .exclusive()
+        .unmap(&mut root.gmap.machine(), ipa, bytes)
         .map_err(|_| Status::Exhausted)?;
     memory::free(start, order as u8);
     GRANTED.fetch_sub(bytes, Ordering::Relaxed);
@@ -133,7 +148,13 @@ fn create(root: &Vm, config_pa: u64) -> Result<[u64; 2], Status> {
     Ok([vm.handle(), vm.shared_pa.raw()])
 }
 
-fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<u64, Status> {
+fn copy_in(
+    caller: &mut Vcpu,
+    handle: u64,
+    ipa: u64,
+    source: u64,
+    bytes: u64,
+) -> Result<u64, Status> {
     let vm = find(handle)?;
     if vm.state() != VmState::Built {
         return Err(Status::BadState);
@@ -143,22 +164,23 @@ fn copy_in(root: &Vm, handle: u64, ipa: u64, source: u64, bytes: u64) -> Result<
         return Err(Status::OutsideRam);
     }
     let bytes = bytes.min(COPY_BYTES_MAX);
-    let source = granted(root, source, bytes)?;
+    let source = granted(caller.vm(), source, bytes)?;
     let mut done = 0;
-    let gmap = vm.gmap.lock();
     while done < bytes {
         let at = ipa + done;
         let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;
-        let frame = gmap
-            .populate(&mut Frames, page)
-            .map_err(|_| Status::Exhausted)?;
         let within = at & (FRAME - 1);
         let n = (FRAME - within).min(bytes - done);
-        let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
         let from = source.checked_add(done).ok_or(Status::NotGranted)?;
-        memory::copy(to, from, n);
-        // The guest starts with its caches off, and runs what was copied.
-        hw::clean_to_poc(memory::va(to), n);
+        let tables = &mut caller.tables;
+        guest_fault::with_page(vm, tables, page, Access::WRITE, |frame| {
+            let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
+            memory::copy(to, from, n);
+            // The guest starts with its caches off, and runs what was copied.
+            hw::clean_to_poc(memory::va(to), n);
+            Ok(())
+        })
+        .map_err(|_| Status::Exhausted)??;
         done += n;
     }
     Ok(done)
@@ -200,7 +222,7 @@ fn destroy(handle: u64) -> Result<(), Status> {
 }
 
 /// Writes a record to granted memory.
-fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
+pub(crate) fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), Status> {
     let to = granted(root, pa, size_of::<T>() as u64)?;
     if !to.is_aligned(align_of::<T>() as u64) {
         return Err(Status::Invalid);
@@ -226,7 +248,7 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
             ticks += hw::cntpct().saturating_sub(since);
         }
     }
-    let stats = vm.gmap.lock().stats();
+    let stats = vm.gmap.shared().stats();
     let info = VmInfo {
         state: vm.state() as u32,
         reason: vm.reason.load(Ordering::Relaxed),
@@ -250,7 +272,7 @@ fn console(handle: u64) -> Result<(), Status> {
 
 fn host_info(root: &Vm, out: u64) -> Result<(), Status> {
     let usage = memory::usage();
-    let stats = root.gmap.lock().stats();
+    let stats = root.gmap.shared().stats();
     let info = HostInfo {
         ram_bytes: usage.ram,
         free_bytes: usage.free,

@@ -11,8 +11,7 @@ use guest_abi::core_call::{ExitClass, VmState};
 use guest_abi::map::RAM_BASE;
 
 use crate::guest::Vcpu;
-use crate::memory::Frames;
-use crate::{console, hw, hypercall, mmio, schedule, sysreg, world};
+use crate::{console, guest_fault, hw, hypercall, mmio, schedule, sysreg, world};
 
 /// The guest did something that needs core.
 #[expect(unsafe_code, reason = "called from vectors.S by name")]
@@ -121,7 +120,7 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u6
             return false;
         }
     }
-    let result = vcpu.vm().gmap.lock().fault(&mut Frames, ipa, access);
+    let result = guest_fault::fault(vcpu.vm(), &mut vcpu.tables, ipa, access);
     match result {
         Ok(_) => true,
         Err(gmap::FaultError::OutOfMemory) => {

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 
 use ::vcpu::reset;
 use arch::{Ipa, Pa};
-use gmap::{Features, Gmap};
+use gmap::Cache;
 use guest_abi::core_call::{EXIT_CLASSES, ExitClass, Status, VmConfig, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
@@ -19,10 +19,10 @@ use spin::Mutex;
 use uart::Pl031;
 use vgic::{LrSet, Vgic};
 
-use crate::memory::{self, Frames};
 use crate::regs::{El1Regs, FpRegs};
 use crate::serial::Serial;
-use crate::{hw, per_cpu, world};
+use crate::stage2::{self, Space, Stage2};
+use crate::{guest_memory, hw, memory, per_cpu, world};
 
 /// Slot of root, behind the guests'.
 pub(crate) const ROOT_SLOT: usize = VMS_MAX;
@@ -88,6 +88,8 @@ pub(crate) struct Vcpu {
     pub(crate) fp: FpRegs,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
+    /// Pages for its tables, taken while no lock is held.
+    pub(crate) tables: Cache,
 }
 const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
@@ -124,6 +126,8 @@ pub(crate) struct VcpuControl {
     pub(crate) run_ticks: AtomicU64,
     /// CNTPCT_EL0 when it was put on the core that holds it; 0 if none does.
     pub(crate) on_since: AtomicU64,
+    /// Pages it said are unused ([`guest_memory`]).
+    pub(crate) released: guest_memory::Released,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -223,7 +227,7 @@ pub(crate) struct Vm {
     /// The page shared with root.
     pub(crate) shared_pa: Pa,
     /// Stage 2.
-    pub(crate) gmap: Mutex<Gmap>,
+    pub(crate) gmap: Space,
     /// Interrupts.
     pub(crate) vgic: Mutex<Vgic>,
     /// The UART.
@@ -284,7 +288,8 @@ impl Vm {
 
     /// Returns the bytes core uses for it beyond its RAM.
     pub(crate) fn overhead_bytes(&self) -> u64 {
-        let tables = self.gmap.lock().stats().table_bytes;
+        let tables = self.gmap.shared().stats();
+        let tables = tables.table_bytes + tables.sidecar_bytes;
         tables
             + (memory::FRAME << VM_ORDER)
             + (memory::FRAME << SHARED_ORDER)
@@ -408,18 +413,20 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     for pa in vcpu_pas.iter_mut().take(plan.vcpus) {
         *pa = blocks.alloc(VCPU_ORDER)?;
     }
-    // VMID 0 is core's own; root's is the highest.
-    let vmid = plan.slot as u16 + 1;
-    let features = Features {
-        fwb: world::has_fwb(),
-        hafdbs: false,
-    };
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
-    let mut gmap =
-        Gmap::new(&mut Frames, vmid, plan.ipa_bits, features).map_err(|_| Status::Exhausted)?;
-    if gmap.add_ram(&mut Frames, ram, plan.ram_bytes).is_err() {
-        let _ = gmap.destroy(&mut Frames, usize::MAX);
+    let mut gmap = stage2::new(plan.ipa_bits).ok_or(Status::Exhausted)?;
+    let machine = &mut Stage2::unseen();
+    if gmap.add_ram(machine, ram, plan.ram_bytes).is_err() {
+        let _ = gmap.destroy(machine, usize::MAX);
+        stage2::free_vmid(gmap.vmid());
         return Err(Status::Invalid);
+    }
+    if plan.slot != ROOT_SLOT {
+        gmap.enable_states()
+            .expect("the space has no vCPUs before this");
+    }
+    for _ in 0..plan.vcpus {
+        gmap.add_vcpu();
     }
     // Nothing fails from here on: the blocks stay.
     blocks.held = [None; VCPUS_MAX + 2];
@@ -431,7 +438,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         generation: *generation,
         ram_bytes: plan.ram_bytes,
         vttbr: gmap.vttbr(),
-        vtcr: world::vtcr(plan.ipa_bits),
+        vtcr: stage2::vtcr(plan.ipa_bits),
         cntvoff: if plan.slot == ROOT_SLOT {
             0
         } else {
@@ -443,7 +450,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         reason: AtomicU32::new(0),
         reason_pc: AtomicU64::new(0),
         shared_pa,
-        gmap: Mutex::new(gmap),
+        gmap: Space::new(plan.slot, gmap),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),
@@ -490,6 +497,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
             run_ticks: AtomicU64::new(0),
             on_since: AtomicU64::new(0),
+            released: guest_memory::Released::new(),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -503,6 +511,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             el1: El1Regs::default(),
             fp: FpRegs::ZERO,
             lrs: LrSet::new(world::list_registers()),
+            tables: Cache::new(),
         };
         // SAFETY: as for the control part.
         unsafe { private.write(value) };
@@ -528,13 +537,19 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
     if vm.all_vcpus().any(|v| v.run() != Run::Off) || !world::unload(vm) {
         return Err(Status::Again);
     }
-    if vm.gmap.lock().destroy(&mut Frames, 256) == gmap::Progress::More {
+    let machine = &mut vm.gmap.machine();
+    if vm.gmap.exclusive().destroy(machine, 256) == gmap::Progress::More {
         return Err(Status::Again);
     }
+    stage2::free_vmid(vm.gmap.shared().vmid());
     last();
     for index in 0..vm.vcpus {
         let id = vm.slot * VCPUS_MAX + index;
         if let Some(entry) = VCPUS.get(id) {
+            if let Some(vcpu) = world::as_mut(pointer(id as u16)) {
+                vcpu.tables.release(&mut vm.gmap.machine());
+                vcpu.released.free();
+            }
             let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);
             let frame = memory::pa_of(control as u64).align_down(memory::FRAME << VCPU_ORDER);
             memory::free(frame, VCPU_ORDER);

@@ -62,6 +62,7 @@ readers! {
     id_aa64pfr0 = "id_aa64pfr0_el1";
     id_aa64pfr1 = "id_aa64pfr1_el1";
     id_aa64dfr0 = "id_aa64dfr0_el1";
+    isr_el1 = "isr_el1";
     id_aa64isar0 = "id_aa64isar0_el1";
     id_aa64isar1 = "id_aa64isar1_el1";
     id_aa64isar2 = "s3_0_c0_c6_2";
@@ -111,6 +112,11 @@ writers! {
 pub(crate) fn wfi() {
     // SAFETY: WFI only waits. The barrier orders what other cores must see first.
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) }
+}
+
+/// Returns whether an interrupt waits to be taken (ISR_EL1.I and F).
+pub(crate) fn interrupt_pending() -> bool {
+    isr_el1() & (1 << 7 | 1 << 6) != 0
 }
 
 /// Completes earlier register writes.
@@ -170,15 +176,28 @@ fn with_vmid(vmid: u16, empty_table: u64, f: impl FnOnce()) {
 
 readers! { vttbr_el2 = "vttbr_el2"; }
 
-/// Drops every cached stage-2 translation of `ipa` under `vmid`, on every core.
-pub(crate) fn tlbi_ipa(vmid: u16, ipa: u64, empty_table: u64) {
+/// Drops every cached stage-2 translation that `operand` ([`arch::tlbi::page_operand`]) names
+/// under `vmid`, on every core.
+pub(crate) fn tlbi_ipa(vmid: u16, operand: u64, empty_table: u64) {
     with_vmid(vmid, empty_table, || {
         // SAFETY: TLB maintenance only makes walkers read the tables again. The order is
         // the architecture's: IPA entries, DSB, then what was combined from them, DSB, ISB
         // (DDI 0487, D8.17).
         unsafe {
             asm!("dsb ishst", "tlbi ipas2e1is, {}", "dsb ish", "tlbi vmalle1is", "dsb ish", "isb",
-                 in(reg) ipa >> 12, options(nostack, preserves_flags));
+                 in(reg) operand, options(nostack, preserves_flags));
+        }
+    });
+}
+
+/// As [`tlbi_ipa`], for a range ([`arch::tlbi::range_operand`]). Takes FEAT_TLBIRANGE.
+pub(crate) fn tlbi_range(vmid: u16, operand: u64, empty_table: u64) {
+    with_vmid(vmid, empty_table, || {
+        // SAFETY: as above. `sys #4, c8, c0, #2` is TLBI RIPAS2E1IS, which the assembler
+        // knows only for a target that has it.
+        unsafe {
+            asm!("dsb ishst", "sys #4, c8, c0, #2, {}", "dsb ish", "tlbi vmalle1is", "dsb ish",
+                 "isb", in(reg) operand, options(nostack, preserves_flags));
         }
     });
 }

@@ -8,7 +8,7 @@ use guest_abi::core_call::{CoreCall, VmState};
 use guest_abi::map::RAM_BASE;
 
 use crate::guest::{Run, Vcpu, VcpuControl, Vm};
-use crate::{calls, epitaph, schedule};
+use crate::{calls, epitaph, guest_memory, schedule};
 
 /// The immediate is ignored, as SMCCC asks (DEN 0028, 2.9: nonzero is reserved).
 pub(crate) fn hvc(vcpu: &mut Vcpu) {
@@ -19,7 +19,9 @@ pub(crate) fn hvc(vcpu: &mut Vcpu) {
         calls::handle(vcpu, call);
         return;
     }
-    smccc(vcpu, id);
+    if !guest_memory::call(vcpu, id) {
+        smccc(vcpu, id);
+    }
 }
 
 /// Guests have no secure world: nothing is ever passed on to it.

@@ -11,6 +11,7 @@
     reason = "overflow checks are on in release; addresses and counts here are 64-bit, and usize is"
 )]
 
+mod atomic;
 mod boot;
 mod calls;
 mod console;
@@ -18,18 +19,26 @@ mod epitaph;
 mod exits;
 mod gic;
 mod guest;
+mod guest_fault;
+mod guest_memory;
 mod hw;
 mod hypercall;
 mod interrupt;
+mod keyed;
 mod layout;
 mod memory;
+mod memory_access;
+mod memory_calls;
 mod mmio;
 mod per_cpu;
 mod physmap;
+mod pins;
 mod regs;
 mod root;
 mod schedule;
+mod scrub;
 mod serial;
+mod stage2;
 mod sysreg;
 mod timer;
 mod vectors;
@@ -46,6 +55,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     hw::set_vbar_el2(layout::vectors());
     per_cpu::install(0);
     let machine = boot::machine(tree_pa, image_pa);
+    stage2::detect();
     world::detect();
     sysreg::detect();
     let usage = memory::usage();

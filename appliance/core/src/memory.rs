@@ -6,13 +6,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::{Ipa, Pa};
+use arch::Pa;
 use boot_entry::PHYSMAP;
 use boot_info::{BootInfo, Range};
 use gmap::Pool;
 use spin::Mutex;
 
-use crate::hw;
+use crate::scrub;
 
 /// The machine's free frames.
 static POOL: Mutex<Option<Pool<'static>>> = Mutex::new(None);
@@ -112,7 +112,7 @@ pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
     }
     CORE_BYTES.store(ram.saturating_sub(free), Ordering::Relaxed);
     let empty = pool.alloc(0).expect("there is RAM");
-    Frames.scrub_now(empty, 0);
+    scrub(empty, 0);
     EMPTY_TABLE.store(empty.raw(), Ordering::Relaxed);
     *POOL.lock() = Some(pool);
 }
@@ -132,160 +132,135 @@ pub(crate) struct Usage {
 pub(crate) fn usage() -> Usage {
     Usage {
         ram: RAM_BYTES.load(Ordering::Relaxed),
-        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes),
+        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes(),
         core: CORE_BYTES.load(Ordering::Relaxed),
     }
 }
 
+/// Returns the order of the largest free block.
+pub(crate) fn largest_order() -> Option<u8> {
+    POOL.lock().as_ref()?.largest_order()
+}
+
+/// Allocates `4096 << order` bytes as they are.
+pub(crate) fn alloc(order: u8) -> Option<Pa> {
+    let pa = POOL.lock().as_mut()?.alloc(order);
+    if pa.is_some() || !scrub::release() {
+        return pa;
+    }
+    POOL.lock().as_mut()?.alloc(order)
+}
+
 /// Allocates `4096 << order` zeroed bytes.
 pub(crate) fn alloc_zeroed(order: u8) -> Option<Pa> {
-    let pa = POOL.lock().as_mut()?.alloc(order)?;
-    Frames.scrub_now(pa, order);
+    if let Some(pa) = scrub::take(order) {
+        return Some(pa);
+    }
+    let pa = alloc(order)?;
+    scrub(pa, order);
+    scrub::waited(FRAME << order);
     Some(pa)
 }
 
 /// Scrubs a frame and gives it back.
 pub(crate) fn free(pa: Pa, order: u8) {
-    Frames.scrub_now(pa, order);
+    scrub(pa, order);
+    free_unscrubbed(pa, order);
+}
+
+/// Gives a frame back as it is; whoever gets it next scrubs it first.
+pub(crate) fn free_unscrubbed(pa: Pa, order: u8) {
     if let Some(pool) = POOL.lock().as_mut() {
         pool.free(pa, order)
             .expect("frames are freed once, by who allocated them");
     }
 }
 
-/// The frame pool and table memory, as gmap sees them.
-#[derive(Debug)]
-pub(crate) struct Frames;
+/// Returns `count` zeroed words, for good.
+pub(crate) fn words(count: usize) -> Option<&'static mut [u64]> {
+    let bytes = (count as u64 * 8).next_power_of_two().max(FRAME);
+    let pa = alloc_zeroed((bytes / FRAME).trailing_zeros() as u8)?;
+    CORE_BYTES.fetch_add(bytes, Ordering::Relaxed);
+    // SAFETY: the block was just allocated zeroed, is large enough, and is never freed.
+    Some(unsafe { core::slice::from_raw_parts_mut(ptr::<u64>(pa), count) })
+}
 
-impl Frames {
-    fn entry(table: Pa, index: usize) -> &'static AtomicU64 {
-        assert!(index < 512, "a table has 512 entries");
-        let va = va(table) + index as u64 * 8;
-        // SAFETY: gmap passes only frames it allocated here as tables; they stay mapped in
-        // the linear map for ever, and entries are accessed atomically by everyone.
-        unsafe { AtomicU64::from_ptr(va as *mut u64) }
-    }
+/// Returns entry `index` of the table, or word of the page, at `table`.
+pub(crate) fn entry(table: Pa, index: usize) -> &'static AtomicU64 {
+    assert!(index < 512, "a table has 512 entries");
+    let va = va(table) + index as u64 * 8;
+    // SAFETY: gmap passes only frames it allocated here as tables; they stay mapped in
+    // the linear map for ever, and entries are accessed atomically by everyone.
+    unsafe { AtomicU64::from_ptr(va as *mut u64) }
+}
 
-    /// Cleans a frame to the point of coherency, so that a guest without caches, or one that
-    /// executes it, sees what was written.
-    fn clean(pa: Pa, order: u8) {
-        let start = va(pa);
-        // SAFETY: the frame is mapped in the linear map; cleaning a line changes no content.
-        // Lines are 64 bytes or more on every core built so far.
-        unsafe {
-            core::arch::asm!(
-                "2: dc cvac, {at}",
-                "add {at}, {at}, #64",
-                "cmp {at}, {end}",
-                "b.lo 2b",
-                "dsb ish",
-                "ic ialluis",
-                "dsb ish",
-                at = inout(reg) start => _,
-                end = in(reg) start + (FRAME << order),
-                options(nostack)
-            );
-        }
-    }
+/// Runs `f` with the machine's free frames.
+pub(crate) fn with_pool<T>(f: impl FnOnce(&mut Pool<'static>) -> T) -> T {
+    f(POOL.lock().as_mut().expect("the pool is made first"))
+}
 
-    fn scrub_now(&self, pa: Pa, order: u8) {
-        let bytes = FRAME << order;
-        let start = va(pa);
-        let end = start + bytes;
-        // DC ZVA zeroes 64 bytes on every core built so far (DCZID_EL0.BS = 4); core
-        // checks that at start. Zero and clean a line at a time.
-        // SAFETY: the frame is core's to overwrite: it was just allocated or is being
-        // freed, and no Rust object lives in it.
-        unsafe {
-            core::arch::asm!(
-                "2: dc zva, {at}",
-                "dc civac, {at}",
-                "add {at}, {at}, #64",
-                "cmp {at}, {end}",
-                "b.lo 2b",
-                "dsb ish",
-                "ic ialluis",
-                "dsb ish",
-                at = inout(reg) start => _,
-                end = in(reg) end,
-                options(nostack)
-            );
-        }
+/// Cleans `4096 << order` bytes to the point of coherency, so that a guest without caches, or
+/// one that executes them, sees what was written.
+pub(crate) fn clean(pa: Pa, order: u8) {
+    let start = va(pa);
+    // SAFETY: the frame is mapped in the linear map; cleaning a line changes no content.
+    // Lines are 64 bytes or more on every core built so far.
+    unsafe {
+        core::arch::asm!(
+            "2: dc cvac, {at}",
+            "add {at}, {at}, #64",
+            "cmp {at}, {end}",
+            "b.lo 2b",
+            "dsb ish",
+            "ic ialluis",
+            "dsb ish",
+            at = inout(reg) start => _,
+            end = in(reg) start + (FRAME << order),
+            options(nostack)
+        );
     }
 }
 
-impl gmap::Machine for Frames {
-    fn load(&self, table: Pa, index: usize) -> u64 {
-        Self::entry(table, index).load(Ordering::Acquire)
+/// Zeroes `4096 << order` bytes and cleans them to the point of coherency.
+pub(crate) fn scrub(pa: Pa, order: u8) {
+    let bytes = FRAME << order;
+    let start = va(pa);
+    let end = start + bytes;
+    // DC ZVA zeroes 64 bytes on every core built so far (DCZID_EL0.BS = 4); core
+    // checks that at start. Zero and clean a line at a time.
+    // SAFETY: the frame is core's to overwrite: it was just allocated or is being
+    // freed, and no Rust object lives in it.
+    unsafe {
+        core::arch::asm!(
+            "2: dc zva, {at}",
+            "dc civac, {at}",
+            "add {at}, {at}, #64",
+            "cmp {at}, {end}",
+            "b.lo 2b",
+            "dsb ish",
+            "ic ialluis",
+            "dsb ish",
+            at = inout(reg) start => _,
+            end = in(reg) end,
+            options(nostack)
+        );
     }
+}
 
-    fn store(&self, table: Pa, index: usize, value: u64) {
-        Self::entry(table, index).store(value, Ordering::Release);
-        hw::dsb_ishst();
-    }
+/// Returns whether `bytes` from `pa`, both multiples of 8, are zero at the time they are read.
+pub(crate) fn is_zero(pa: Pa, bytes: u64) -> bool {
+    (0..bytes).step_by(8).all(|offset| {
+        // SAFETY: the caller holds the frame; a guest may write it, so words are read
+        // atomically.
+        let word = unsafe { AtomicU64::from_ptr((va(pa) + offset) as *mut u64) };
+        word.load(Ordering::Relaxed) == 0
+    })
+}
 
-    fn compare_exchange(&self, table: Pa, index: usize, old: u64, new: u64) -> Result<(), u64> {
-        let result = Self::entry(table, index)
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ());
-        hw::dsb_ishst();
-        result
-    }
-
-    fn scrub(&self, pa: Pa, order: u8) {
-        self.scrub_now(pa, order);
-    }
-
-    fn copy(&self, to: Pa, from: Pa, order: u8) {
-        copy(to, from, FRAME << order);
-        Self::clean(to, order);
-    }
-
-    fn is_zero(&self, pa: Pa, order: u8) -> bool {
-        let words = (FRAME << order) / 8;
-        (0..words).all(|word| {
-            // SAFETY: the frame is RAM in the linear map; whoever else writes to it does so
-            // as a guest, and a word is read in one access.
-            unsafe { ptr::<u64>(pa).add(word as usize).read_volatile() == 0 }
-        })
-    }
-
-    fn share(&self, pa: Pa, order: u8) -> bool {
-        let mut pool = POOL.lock();
-        pool.as_mut()
-            .is_some_and(|pool| pool.share(pa, order).is_ok())
-    }
-
-    fn shared(&self, pa: Pa, order: u8) -> bool {
-        let pool = POOL.lock();
-        pool.as_ref().is_none_or(|pool| pool.is_shared(pa, order))
-    }
-
-    fn release(&mut self, pa: Pa, order: u8) {
-        if let Some(pool) = POOL.lock().as_mut() {
-            pool.release(pa, order)
-                .expect("a use of a frame ends once, by who began it");
-        }
-    }
-
-    fn alloc(&mut self, order: u8) -> Option<Pa> {
-        POOL.lock().as_mut()?.alloc(order)
-    }
-
-    fn free(&mut self, pa: Pa, order: u8) {
-        if let Some(pool) = POOL.lock().as_mut() {
-            pool.free(pa, order)
-                .expect("frames are freed once, by who allocated them");
-        }
-    }
-
-    fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, _level: u8) {
-        hw::tlbi_ipa(vmid, ipa.raw(), empty_table());
-    }
-
-    fn invalidate_vmid(&self, vmid: u16) {
-        hw::tlbi_vmid(vmid, empty_table());
-    }
+/// Zeroes `bytes` from `pa`, which the caller has the right to write.
+pub(crate) fn zero(pa: Pa, bytes: u64) {
+    // SAFETY: the caller vouches that the range is RAM in the linear map.
+    unsafe { core::ptr::write_bytes(ptr::<u8>(pa), 0, bytes as usize) }
 }
 
 /// Copies `bytes` from one physical address to another.
@@ -299,6 +274,38 @@ pub(crate) fn copy(to: Pa, from: Pa, bytes: u64) {
 pub(crate) fn copy_in(to: Pa, from: &[u8]) {
     copy_from(to, from.as_ptr(), from.len() as u64);
 }
+
+/// Copies bytes at a physical address to core's own memory, once.
+pub(crate) fn copy_out(from: Pa, to: &mut [u8]) {
+    // SAFETY: the caller vouches that the range is RAM in the linear map; it may change
+    // meanwhile, so nothing here depends on what the bytes are.
+    unsafe { core::ptr::copy(ptr::<u8>(from), to.as_mut_ptr(), to.len()) }
+}
+
+/// Reads a record of plain bytes from granted RAM, once.
+pub(crate) fn read_record<T: Record>(from: Pa) -> T {
+    assert!(
+        from.is_aligned(align_of::<T>() as u64),
+        "a record is not aligned"
+    );
+    // SAFETY: the caller checked that the range is granted RAM; any bytes are a valid T.
+    unsafe { core::ptr::read_volatile(ptr::<T>(from)) }
+}
+
+/// Writes a record of plain bytes to granted RAM.
+pub(crate) fn write_record<T: Record>(to: Pa, record: &T) {
+    assert!(
+        to.is_aligned(align_of::<T>() as u64),
+        "a record is not aligned"
+    );
+    // SAFETY: as above; no Rust object of core's lives there.
+    unsafe { core::ptr::write_volatile(ptr::<T>(to), *record) }
+}
+
+/// What root and core exchange: any bytes are a value of it.
+pub(crate) trait Record: Copy {}
+impl Record for guest_abi::memory_call::Exchange {}
+impl Record for guest_abi::memory_call::MemoryPolicy {}
 
 fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     // SAFETY: the caller vouches that both ranges are RAM in the linear map; guests may

@@ -35,6 +35,8 @@ pub(crate) struct PerCpu {
     pub(crate) queue: Mutex<RunQueue<VCPU_IDS>>,
     /// When blocked vCPUs that are not loaded are to be woken.
     pub(crate) deadlines: Mutex<Deadlines<128>>,
+    /// A frame that this core zeroes when it has nothing else to do.
+    pub(crate) scrubbing: Mutex<Option<gmap::Scrubbing>>,
 }
 const _: () = assert!(core::mem::offset_of!(PerCpu, current) == 0);
 
@@ -51,6 +53,7 @@ impl PerCpu {
             online: AtomicBool::new(false),
             queue: Mutex::new(RunQueue::new()),
             deadlines: Mutex::new(Deadlines::new()),
+            scrubbing: Mutex::new(None),
         }
     }
 }

@@ -26,8 +26,7 @@ use image_format::Bundle;
 use crate::boot::Machine;
 use crate::console::println;
 use crate::guest::{self, ROOT_SLOT, Vm};
-use crate::memory::{self, Frames};
-use crate::{gic, hw, per_cpu, schedule, world};
+use crate::{gic, hw, memory, per_cpu, schedule, world};
 
 /// Bytes of root's RAM. Populated by fault, like any guest's.
 const RAM_BYTES: u64 = 48 << 20;
@@ -155,8 +154,8 @@ fn load(root: &Vm, ipa: u64, bytes: &[u8]) -> Result<(), &'static str> {
         let page = Ipa::new(at & !0xfff).ok_or("root's image lies outside its RAM")?;
         let frame = root
             .gmap
-            .lock()
-            .populate(&mut Frames, page)
+            .shared()
+            .populate(&mut root.gmap.machine(), page)
             .map_err(|_| "root's image does not fit its RAM, or there is no memory")?;
         let within = (at & 0xfff) as usize;
         let n = (4096 - within).min(bytes.len() - done);
@@ -200,8 +199,8 @@ fn hand_over(
     let pa = Pa::new(from).ok_or("a device lies beyond 2^48")?;
     // Several transports share a page; the second finds it there.
     let shown = window(pa).is_some_and(|ipa| {
-        let gmap = root.gmap.lock();
-        gmap.translate(&Frames, ipa).is_some()
+        let gmap = root.gmap.shared();
+        gmap.translate(&root.gmap.machine(), ipa).is_some()
     });
     if !shown {
         show(root, pa, to - from, Attr::Device)?;
@@ -218,8 +217,8 @@ fn hand_over(
 fn show(root: &Vm, pa: Pa, bytes: u64, attr: Attr) -> Result<(), &'static str> {
     let ipa = window(pa).ok_or("root's window ends below a device")?;
     root.gmap
-        .lock()
-        .map(&mut Frames, ipa, pa, bytes, attr, READ_WRITE)
+        .exclusive()
+        .map(&mut root.gmap.machine(), ipa, pa, bytes, attr, READ_WRITE)
         .map_err(|_| "root's stage 2 cannot be built")
 }
 
@@ -246,8 +245,8 @@ pub(crate) fn unshare(shared: Pa) {
     };
     if let Some(ipa) = window(shared) {
         root.gmap
-            .lock()
-            .unmap(&mut Frames, ipa, VM_SHARED_BYTES as u64)
+            .exclusive()
+            .unmap(&mut root.gmap.machine(), ipa, VM_SHARED_BYTES as u64)
             .expect("the pages were mapped as one block when the VM was made");
     }
 }

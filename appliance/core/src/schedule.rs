@@ -11,7 +11,7 @@ use guest_abi::core_call::VmState;
 
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
-use crate::{gic, hw, interrupt, root, timer, world};
+use crate::{gic, hw, interrupt, pins, root, scrub, timer, world};
 
 /// Makes a blocked vCPU want to run, and a running one look up.
 pub(crate) fn wake(vcpu: &VcpuControl) {
@@ -188,6 +188,10 @@ fn attend(vcpu: &mut Vcpu) -> bool {
             return false;
         }
         world::refill(vcpu);
+        if !pins::renew(vcpu) {
+            crate::exits::crash(vcpu, 0);
+            return false;
+        }
     }
     true
 }
@@ -270,8 +274,12 @@ fn is_root(id: u16) -> bool {
     usize::from(id) >= guest::ROOT_SLOT * guest_abi::map::VCPUS_MAX as usize
 }
 
-/// Waits for an interrupt and takes it.
+/// Waits for an interrupt and takes it; until one comes, zeroes frames.
 fn idle(cpu: &PerCpu) {
+    let free = || !cpu.resched.load(Ordering::Relaxed) && !hw::interrupt_pending();
+    while free() && scrub::work(cpu) {
+        core::hint::spin_loop();
+    }
     hw::wfi();
     interrupt::take(cpu);
 }

@@ -3,21 +3,21 @@
 //! A vCPU stays loaded until another takes its core: going back into the same one writes
 //! neither HCR_EL2, VTTBR_EL2 nor any EL1 register. Exits move x0 to x30 alone.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use ::vcpu::inject::PstateFields;
 use ::vcpu::trap::{self, Features, HardwareIds, Traps};
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
+use guest_abi::memory_call::HARDWARE_FWB;
 use spin::Once;
 use vgic::{Level, Lr, Vgic};
 
 use crate::guest::{Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
-use crate::{gic, hw, schedule, timer};
+use crate::{gic, hw, schedule, stage2, timer};
 
 static TRAPS: Once<Traps> = Once::new();
 static PSTATE_FIELDS: Once<PstateFields> = Once::new();
-static FWB: AtomicBool = AtomicBool::new(false);
 static PA_RANGE: AtomicU8 = AtomicU8::new(0);
 static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
 static MIDR: AtomicU64 = AtomicU64::new(0);
@@ -27,8 +27,6 @@ const WAITS: u64 = 1 << 13 | 1 << 14;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
-    let mmfr2 = hw::id_aa64mmfr2();
-    FWB.store(mmfr2 >> 40 & 0xf != 0, Ordering::Relaxed);
     PA_RANGE.store((hw::id_aa64mmfr0() & 0xf) as u8, Ordering::Relaxed);
     LIST_REGISTERS.store((hw::ich_vtr() & 0x1f) as u8 + 1, Ordering::Relaxed);
     MIDR.store(hw::midr_el1(), Ordering::Relaxed);
@@ -48,7 +46,8 @@ pub(crate) fn detect() {
         } else {
             hw::pmcr_el0()
         };
-        trap::values(Features::detect(ids, pmcr, has_fwb()))
+        let fwb = stage2::has(HARDWARE_FWB);
+        trap::values(Features::detect(ids, pmcr, fwb))
     });
 }
 
@@ -60,11 +59,6 @@ pub(crate) fn pstate_fields() -> PstateFields {
 /// Returns ID_AA64MMFR0_EL1.PARange.
 pub(crate) fn pa_range() -> u8 {
     PA_RANGE.load(Ordering::Relaxed)
-}
-
-/// Returns whether stage 2 may force Normal write-back (FEAT_S2FWB).
-pub(crate) fn has_fwb() -> bool {
-    FWB.load(Ordering::Relaxed)
 }
 
 /// Returns the number of implemented list registers.
@@ -82,11 +76,6 @@ pub(crate) fn pa_bits() -> u8 {
         4 => 44,
         _ => 48,
     }
-}
-
-/// Returns VTCR_EL2 for an IPA space of `ipa_bits`.
-pub(crate) fn vtcr(ipa_bits: u8) -> u64 {
-    gmap::vtcr(ipa_bits, PA_RANGE.load(Ordering::Relaxed), false)
 }
 
 /// Sets the registers of this core that no vCPU changes.

@@ -223,6 +223,11 @@ impl Gmap {
         self.resolve(machine, cache, ipa, access)
     }
 
+    /// Counts a fault that the caller resolves by [`Self::look`] and [`Self::link`].
+    pub fn count_fault(&self) {
+        self.counters.fault();
+    }
+
     /// Returns the frame address of the page at `ipa`, populated and writable, for core to
     /// copy into.
     ///

@@ -126,6 +126,11 @@ impl Gmap {
         self.keys != KeyState::Off
     }
 
+    /// Returns whether keys are in use: every page has one.
+    pub fn keys_in_use(&self) -> bool {
+        self.keys == KeyState::On
+    }
+
     /// Puts keys into use, a slice at a time: every key is reset to zero, and every populated
     /// page gets a word.
     ///

@@ -13,6 +13,7 @@ use crate::keys::KeyError;
 use crate::machine::Machine;
 use crate::range::Budget;
 use crate::sidecar::{Pgx, Usage};
+use crate::sift::Sift;
 use crate::space::{Error, Gmap, address};
 use arch::Ipa;
 use core::sync::atomic::Ordering::Relaxed;
@@ -172,6 +173,11 @@ impl Gmap {
         Ok(())
     }
 
+    /// Returns whether page states are in use.
+    pub fn states_in_use(&self) -> bool {
+        self.states
+    }
+
     /// Does `op` for the page at `ipa`; returns the byte of [`state_byte`] as it was before.
     ///
     /// A page inside a block gets a leaf of its own first, except for [`StateOp::Get`], which
@@ -215,7 +221,11 @@ impl Gmap {
         let mut gather = Gather::new(self.vmid, self.policy.wipe);
         let mut count = 0_usize;
         while let Some(ipa) = ring.pop() {
-            if self.drop_page(machine, ipa, &mut gather, crate::shrink::unused) {
+            if self.check_states(ipa).is_err() {
+                continue;
+            }
+            let place = self.place(machine, ipa);
+            if self.sift_page(machine, ipa, place, &mut gather, Sift::UNUSED) {
                 count = count.saturating_add(1);
             }
         }

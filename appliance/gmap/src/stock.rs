@@ -40,6 +40,55 @@ impl Unscrubbed {
     }
 }
 
+/// A frame whose first bytes are zeroed: a large one is done a part at a time.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a frame that is dropped is lost"]
+pub struct Scrubbing {
+    pa: Pa,
+    order: u8,
+    done: u64,
+}
+
+/// Order of the part that one step zeroes: 64 KiB.
+const STEP: u8 = 4;
+
+impl Unscrubbed {
+    /// Begins to zero it.
+    pub fn begin(self) -> Scrubbing {
+        Scrubbing {
+            pa: self.pa,
+            order: self.order,
+            done: 0,
+        }
+    }
+}
+
+impl Scrubbing {
+    /// Zeroes 64 KiB more, or all of a smaller frame.
+    pub fn step(self, machine: &impl Machine) -> Result<Zeroed, Self> {
+        let (pa, order) = (self.pa, self.order);
+        let part = order.min(STEP);
+        let at = pa.checked_add(self.done);
+        machine.scrub(at.expect("inside the frame"), part);
+        let done = self.done.saturating_add(4096 << part);
+        if done >= 4096 << order {
+            Ok(Zeroed { pa, order })
+        } else {
+            Err(Self { pa, order, done })
+        }
+    }
+
+    /// Returns its bytes.
+    pub fn bytes(&self) -> u64 {
+        4096 << self.order
+    }
+
+    /// Returns the frame to the pool as it is.
+    pub fn free(self, machine: &mut impl Machine) {
+        machine.free(self.pa, self.order);
+    }
+}
+
 impl Zeroed {
     /// Gives the frame to whoever will map it.
     pub fn into_pa(self) -> Pa {
@@ -86,6 +135,40 @@ impl Stock {
         };
         *slot = Some(frame.scrub(machine));
         true
+    }
+
+    /// Returns the order of the frame it lacks: pages first, they are quick and tables need
+    /// them. `None` if it is full.
+    pub fn wants(&self) -> Option<u8> {
+        if self.pages.iter().any(Option::is_none) {
+            Some(0)
+        } else if self.blocks.iter().any(Option::is_none) {
+            Some(9)
+        } else {
+            None
+        }
+    }
+
+    /// Puts a frame in, or gives it back if there is no place for it.
+    pub fn put(&mut self, frame: Zeroed) -> Result<(), Zeroed> {
+        let slot = match frame.order {
+            0 => self.pages.iter_mut().find(|slot| slot.is_none()),
+            9 => self.blocks.iter_mut().find(|slot| slot.is_none()),
+            _ => None,
+        };
+        match slot {
+            Some(slot) => {
+                *slot = Some(frame);
+                Ok(())
+            }
+            None => Err(frame),
+        }
+    }
+
+    /// Returns the bytes of all frames.
+    pub fn bytes(&self) -> u64 {
+        let frames = self.pages.iter().chain(&self.blocks).flatten();
+        frames.fold(0, |sum, frame| sum.saturating_add(4096 << frame.order))
     }
 
     /// Takes a frame of `order`, if there is one.

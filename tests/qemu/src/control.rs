@@ -51,17 +51,7 @@ impl Control {
             head.push(&length);
         }
         head.extend(fields);
-        // Asking twice changes nothing; a connection may be refused while all are in use.
-        let tries = if line.starts_with("GET") { 5 } else { 1 };
-        let mut answer = http::exchange(self.port, &head, body, patience);
-        for _ in 1..tries {
-            if answer.is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(500));
-            answer = http::exchange(self.port, &head, body, patience);
-        }
-        answer.with_context(|| line.to_owned())
+        http::exchange(self.port, &head, body, patience).with_context(|| line.to_owned())
     }
 
     /// Makes a request with a JSON body, or none for null; fails unless the status is 2xx.

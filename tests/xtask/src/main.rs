@@ -15,6 +15,7 @@ mod debug;
 mod demo;
 mod guest;
 mod initramfs;
+mod mutants;
 mod run;
 mod setup;
 mod shell;
@@ -51,6 +52,18 @@ enum Command {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
+        /// A hundred times as many random sequences: hours
+        #[arg(long)]
+        long: bool,
+    },
+    /// Seeds bugs in the pure crates, one at a time, and names those that no test finds
+    Mutants {
+        /// Part K of N of all bugs, from 0: the whole list takes most of a day
+        #[arg(long, value_name = "K/N", default_value = "0/40")]
+        shard: String,
+        /// Package to seed them in
+        #[arg(long, short, default_value = "skete-gmap")]
+        package: String,
     },
     /// What operations cost, in instructions; fails above the limits
     Bench {
@@ -112,7 +125,8 @@ fn obey(command: Command) -> Result<()> {
         Command::Build => build::appliance(),
         Command::Guest => guest::fetch(),
         Command::Check => check::check(),
-        Command::Test { filter } => test::everything(filter.as_deref()),
+        Command::Test { filter, long } => test::everything(filter.as_deref(), long),
+        Command::Mutants { shard, package } => mutants::hunt(&package, &shard),
         Command::Bench { json } => bench::bench(json),
         Command::Demo { machine, check } => demo::demo(&machine, check),
         Command::Run(machine) => run::run(&machine),

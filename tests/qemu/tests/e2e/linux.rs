@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -15,6 +16,8 @@ on_both_cpus!(
     boots_to_a_shell_with_two_vcpus,
     two_guests_run_at_once,
     a_gzipped_kernel_boots,
+    the_guests_clock_starts_from_the_machines,
+    a_guest_that_reboots_boots_again,
 );
 
 /// Defines and starts a VM; returns its shell.
@@ -93,4 +96,51 @@ fn a_gzipped_kernel_boots(cpu: Cpu) {
         .control
         .wait_for_state("small", "stopped", PATIENCE)
         .expect("powers itself off");
+}
+
+fn the_guests_clock_starts_from_the_machines(cpu: Cpu) {
+    let skete = appliance(cpu);
+    skete.push_linux();
+    let mut shell = boot(&skete.control, "one", 1, 256 * MIB);
+    let seconds = shell.run("date -u +%s", PATIENCE).expect("runs");
+    let guest: u64 = seconds.trim().parse().expect("a number");
+    let here = SystemTime::now().duration_since(UNIX_EPOCH);
+    let here = here.expect("after 1970").as_secs();
+    // Boot and shell take their time under emulation; a clock that was never set is decades off.
+    assert!(guest.abs_diff(here) < 600, "guest {guest}, machine {here}");
+    shell.power_off(PATIENCE).expect("ends");
+    skete.shut_down();
+}
+
+/// `reboot` is PSCI SYSTEM_RESET, or SYSTEM_RESET2 where the kernel prefers it (`warm`).
+fn a_guest_that_reboots_boots_again(cpu: Cpu) {
+    const READY: &str = "skete-guest: ready";
+    let skete = appliance(cpu);
+    let control = &skete.control;
+    skete.push_linux();
+    let mut shell = boot(control, "again", 2, 192 * MIB);
+    for (again, how) in [(2, "reboot=cold"), (3, "reboot=warm")] {
+        shell
+            .run("echo before >/tmp/who", PATIENCE)
+            .expect("its RAM disk takes a file");
+        let mode = how.trim_start_matches("reboot=");
+        // The kernel says no when it was built without the choice; cold is its default.
+        let choose = format!("echo {mode} >/sys/kernel/reboot/mode; cat /sys/kernel/reboot/mode");
+        assert_eq!(shell.run(&choose, PATIENCE).expect("runs"), mode, "{how}");
+        control
+            .type_text("again", "reboot -f\n")
+            .expect("can be typed");
+        let boots = |log: &str| log.matches(READY).count() == again;
+        control
+            .wait_for_console_that("again", PATIENCE, boots)
+            .expect("boots again");
+        let vm = control.get("/v1/vms/again").expect("answers");
+        let starts = vm.pointer("/status/starts").and_then(|n| n.as_u64());
+        assert_eq!(starts, Some(again as u64), "{vm}");
+        let left = shell.run("ls /tmp", PATIENCE).expect("runs");
+        assert!(!left.contains("who"), "memory outlived the reset: {left}");
+    }
+    shell.check(2, 192 * MIB).expect("is a whole machine still");
+    shell.power_off(PATIENCE).expect("ends");
+    skete.shut_down();
 }

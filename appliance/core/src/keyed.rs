@@ -1,0 +1,50 @@
+//! Storage-key and page-state operations on a VM, as far as its guest and root share them:
+//! tables are taken while no lock is held, and keys are put into use a slice at a time.
+
+use gmap::{Budget, CACHE_PAGES, Cache, Gmap, KeyError};
+
+use crate::guest::Vm;
+use crate::stage2::Stage2;
+
+/// Tries before the caller is asked to come again.
+const TRIES: usize = 16;
+
+/// Runs `f` under the VM's lock held shared, as often as it takes to give it tables.
+///
+/// Never returns [`KeyError::NoMemory`] but when the machine has no frame left.
+pub(crate) fn attempt<T>(
+    vm: &Vm,
+    cache: &mut Cache,
+    mut f: impl FnMut(&Gmap, &Stage2<'_>, &mut Cache) -> Result<T, KeyError>,
+) -> Result<T, KeyError> {
+    let mut machine = vm.gmap.machine();
+    for _ in 0..TRIES {
+        let result = f(&vm.gmap.shared(), &machine, cache);
+        match result {
+            Err(KeyError::NoMemory) => cache
+                .topup(&mut machine, CACHE_PAGES)
+                .map_err(|_| KeyError::NoMemory)?,
+            Err(KeyError::Again) => {}
+            other => return other,
+        }
+    }
+    Err(KeyError::Again)
+}
+
+/// Puts storage keys into use, one slice. Returns whether they are in use now.
+pub(crate) fn enable(vm: &Vm, cache: &mut Cache) -> Result<bool, KeyError> {
+    let mut machine = vm.gmap.machine();
+    cache
+        .topup(&mut machine, CACHE_PAGES)
+        .map_err(|_| KeyError::NoMemory)?;
+    match vm
+        .gmap
+        .exclusive()
+        .enable_keys(&machine, cache, Budget::SLICE)
+    {
+        Ok(more) => Ok(more.is_none()),
+        // What was done stays done; the next slice brings new tables.
+        Err(KeyError::NoMemory | KeyError::Again) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

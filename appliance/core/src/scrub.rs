@@ -1,0 +1,96 @@
+//! Frames zeroed ahead of time, while a core has nothing else to do.
+//!
+//! A stock for all cores; a fault that finds it empty zeroes its own frame. A core zeroes 64
+//! KiB at a time and looks for interrupts in between. What lies here counts as free, and goes
+//! back to the pool when that runs dry.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arch::Pa;
+use gmap::{Scrubbing, Stock, Unscrubbed};
+use spin::Mutex;
+
+use crate::memory;
+use crate::per_cpu::{self, PerCpu};
+use crate::stage2::Stage2;
+
+static STOCK: Mutex<Stock> = Mutex::new(Stock::new());
+/// Bytes in the stock, and in the hands of idle cores.
+static BYTES: AtomicU64 = AtomicU64::new(0);
+static WAITED: AtomicU64 = AtomicU64::new(0);
+static IDLE: AtomicU64 = AtomicU64::new(0);
+
+/// Returns the bytes zeroed, or about to be, that nobody uses.
+pub(crate) fn stock_bytes() -> u64 {
+    BYTES.load(Ordering::Relaxed)
+}
+
+/// Returns the bytes zeroed since core started: while somebody waited, and in idle time.
+pub(crate) fn scrubbed() -> (u64, u64) {
+    (WAITED.load(Ordering::Relaxed), IDLE.load(Ordering::Relaxed))
+}
+
+/// Counts bytes that were zeroed while somebody waited.
+pub(crate) fn waited(bytes: u64) {
+    WAITED.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// Takes a zeroed frame of `order` out of the stock, if it has one.
+pub(crate) fn take(order: u8) -> Option<Pa> {
+    // Nobody waits for whoever is here: to zero a page is as quick.
+    let frame = STOCK.try_lock()?.take(order)?;
+    BYTES.fetch_sub(4096 << order, Ordering::Relaxed);
+    Some(frame.into_pa())
+}
+
+/// Gives all frames back to the pool. Returns whether there were any.
+pub(crate) fn release() -> bool {
+    let mut stock = core::mem::take(&mut *STOCK.lock());
+    let mut freed = stock.bytes();
+    stock.release(&mut Stage2::unseen());
+    for cpu in per_cpu::online() {
+        if let Some(frame) = cpu.scrubbing.try_lock().and_then(|mut half| half.take()) {
+            freed += frame.bytes();
+            frame.free(&mut Stage2::unseen());
+        }
+    }
+    BYTES.fetch_sub(freed, Ordering::Relaxed);
+    freed > 0
+}
+
+/// Zeroes a little of what the stock lacks. Returns whether there may be more to do.
+pub(crate) fn work(cpu: &PerCpu) -> bool {
+    let machine = &mut Stage2::unseen();
+    // No lock is held meanwhile: an allocation may empty the stock.
+    let half = cpu.scrubbing.lock().take();
+    let frame = match half {
+        Some(frame) => frame,
+        None => match begin(machine) {
+            Some(frame) => frame,
+            None => return false,
+        },
+    };
+    let bytes = frame.bytes();
+    IDLE.fetch_add(bytes.min(64 << 10), Ordering::Relaxed);
+    match frame.step(machine) {
+        Err(frame) => *cpu.scrubbing.lock() = Some(frame),
+        Ok(zeroed) => {
+            let put = STOCK.lock().put(zeroed);
+            if let Err(frame) = put {
+                // Another core was quicker.
+                frame.free(machine);
+                BYTES.fetch_sub(bytes, Ordering::Relaxed);
+            }
+        }
+    }
+    true
+}
+
+fn begin(machine: &mut Stage2<'_>) -> Option<Scrubbing> {
+    let order = STOCK.lock().wants()?;
+    // What the pool has not, the stock does not take from itself.
+    memory::largest_order().filter(|largest| *largest >= order)?;
+    let frame = Unscrubbed::alloc(machine, order)?;
+    BYTES.fetch_add(4096 << order, Ordering::Relaxed);
+    Some(frame.begin())
+}
