@@ -4,7 +4,7 @@
 //! 6.2), from 0x8000 up: below are the calls any guest may make. Only root's vCPU may
 //! make these; for anyone else they do not exist.
 //!
-//! x0 holds the call and, on return, a [`Status`]; x1 to x6 hold arguments, and x1 to x3
+//! x0 holds the call and, on return, a [`Status`]; x1 to x7 hold arguments, and x1 to x3
 //! results where a call has any. Every address is physical and must lie in frames granted to
 //! root. Core copies what it reads before it looks at it.
 
@@ -33,6 +33,12 @@ pub enum CoreCall {
     VmInfo = CoreCall::id(0x16),
     /// `(vm) -> ()`: says that root put bytes into, or took bytes from, the console rings.
     VmConsole = CoreCall::id(0x17),
+    /// `(vm, weight, percent) -> ()`: a VM's share, 1 to 10,000 (100 is the default), and the
+    /// most it may run, in per cent of one core (0: no limit). At any time.
+    VmShare = CoreCall::id(0x18),
+    /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
+    /// must be among them. At any time: it leaves any other at once.
+    VcpuAffinity = CoreCall::id(0x19),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -45,9 +51,11 @@ pub enum CoreCall {
     /// page `ipa + 4096 * n`. Bits are only set, never cleared. The bitmap is a multiple of 8
     /// bytes, at a multiple of 8; without one (`bitmap_pa` 0) pages are only counted.
     VmMemoryScan = CoreCall::id(0x32),
-    /// `(vm, what, ipa, bytes, cursor, most_bytes) -> (cursor, freed_bytes)`: takes memory back,
-    /// as the bits of [`crate::memory_call::reclaim`] say; ends early once about `most_bytes` are
-    /// freed.
+    /// `(vm, what, ipa, bytes, cursor, most_bytes, log_pa) -> (cursor, freed_bytes)`: takes
+    /// memory back, as the bits of [`crate::memory_call::reclaim`] say; ends early once about
+    /// `most_bytes` (0 for no limit) are freed. Whoever keeps a log of dirty pages for the
+    /// range gives its bitmap, as of [`Self::VmMemoryScan`], else 0: in it are set the pages
+    /// that were written and whose zeroes have no frame any more.
     VmReclaim = CoreCall::id(0x33),
     /// `(vm, op, ipa, key) -> (old)`: one [`crate::memory_call::KeyOp`] on the key of a page.
     /// Setting and resetting put keys into use ([`Status::Again`] until that is done).
@@ -77,11 +85,29 @@ pub enum CoreCall {
     /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
     /// the page that was pinned until now, or 0.
     VmPin = CoreCall::id(0x3c),
+    /// `(n, out_pa) -> ()`: writes a [`crate::device::DeviceInfo`] of the machine's function
+    /// number `n`, from 0; [`Status::Invalid`] past the last.
+    DeviceInfo = CoreCall::id(0x50),
+    /// `(vm, config_pa) -> (guest slot)`: gives a VM that is not started what a
+    /// [`crate::device::DeviceConfig`] says. [`Status::Again`] while RAM is populated, which a
+    /// function that does DMA needs.
+    DeviceAssign = CoreCall::id(0x51),
+    /// `(function) -> ()`: takes all mappings away and resets it. [`Status::Again`]: not done.
+    DeviceReset = CoreCall::id(0x52),
+    /// `(function, bar, offset, bytes) -> ()`: takes mappings of at most 2 MiB of a BAR away, in
+    /// whole pages; the guest's next touch brings them back.
+    DeviceRevoke = CoreCall::id(0x53),
+    /// `(function, bar << 56 | offset, out_pa, bytes) -> (done)`: reads a BAR as the guest
+    /// would. At most 4096 bytes. [`Status::Again`] while the device is not ready;
+    /// [`Status::NotReady`] once it has had its time; [`Status::Off`] with its memory off.
+    DeviceRead = CoreCall::id(0x54),
+    /// As [`Self::DeviceRead`], writes to the BAR what is at `out_pa`.
+    DeviceWrite = CoreCall::id(0x55),
 }
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 32] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -92,6 +118,8 @@ impl CoreCall {
         Self::VmDestroy,
         Self::VmInfo,
         Self::VmConsole,
+        Self::VmShare,
+        Self::VcpuAffinity,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -106,6 +134,12 @@ impl CoreCall {
         Self::VmExchange,
         Self::HostMemory,
         Self::VmPin,
+        Self::DeviceInfo,
+        Self::DeviceAssign,
+        Self::DeviceReset,
+        Self::DeviceRevoke,
+        Self::DeviceRead,
+        Self::DeviceWrite,
     ];
 
     const fn id(number: u32) -> u32 {
@@ -144,11 +178,21 @@ pub enum Status {
     Protected = -10,
     /// Storage keys, or page states, are not in use in this VM.
     KeysOff = -11,
+    /// No function has this number, or it cannot be handed to a VM.
+    NoDevice = -20,
+    /// Another VM has the function.
+    InUse = -21,
+    /// The device did not become ready in time (ETIME).
+    NotReady = -22,
+    /// The device's memory is off, or the device is (EIO).
+    Off = -23,
+    /// The function begins transactions, and no SMMU bounds them.
+    Unprotected = -24,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -160,6 +204,11 @@ impl Status {
         Self::OutsideRam,
         Self::Protected,
         Self::KeysOff,
+        Self::NoDevice,
+        Self::InUse,
+        Self::NotReady,
+        Self::Off,
+        Self::Unprotected,
     ];
 
     /// Returns the status that x0 holds after a call.
@@ -175,6 +224,18 @@ impl Status {
     }
 }
 
+/// [`VmConfig::flags`]: the VM has no stolen time, and so no preempt hint.
+pub const VM_NO_PV_TIME: u32 = 1 << 0;
+/// [`VmConfig::flags`]: the VM has no preempt hint.
+pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
+/// Every flag there is.
+pub const VM_FLAGS: u32 =
+    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS;
+/// In [`VmConfig::flags`]: the guest has no calls of [`crate::page_state`].
+pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
+/// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
+pub const VM_NO_STORAGE_KEYS: u32 = 1 << 3;
+
 /// What a VM is to be. Reserved bytes are zero.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -183,7 +244,7 @@ pub struct VmConfig {
     pub ram_bytes: u64,
     /// Number of vCPUs, 1 to [`crate::map::VCPUS_MAX`].
     pub vcpus: u32,
-    /// Reserved, zero.
+    /// Any of [`VM_FLAGS`].
     pub flags: u32,
     /// Name for reports, UTF-8, padded with zeroes.
     pub name: [u8; 64],
@@ -269,8 +330,10 @@ pub struct VmInfo {
     pub exits: [u64; EXIT_CLASSES],
     /// Guest RAM mapped in leaves of 4 KiB, 2 MiB and 1 GiB: number of leaves.
     pub leaves: [u64; 3],
-    /// Nanoseconds that vCPUs spent on a core.
+    /// Nanoseconds that vCPUs ran, answering their exits included and waiting by WFI not.
     pub run_ns: u64,
+    /// Nanoseconds that vCPUs wanted to run and did not.
+    pub stolen_ns: u64,
 }
 
 /// What core knows of the machine.
@@ -312,6 +375,8 @@ mod tests {
         assert_eq!(CoreCall::VmDestroy as u32, 0xc600_8015);
         assert_eq!(CoreCall::VmInfo as u32, 0xc600_8016);
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
+        assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
+        assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);
@@ -326,6 +391,12 @@ mod tests {
         assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
         assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
         assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
+        assert_eq!(CoreCall::DeviceInfo as u32, 0xc600_8050);
+        assert_eq!(CoreCall::DeviceAssign as u32, 0xc600_8051);
+        assert_eq!(CoreCall::DeviceReset as u32, 0xc600_8052);
+        assert_eq!(CoreCall::DeviceRevoke as u32, 0xc600_8053);
+        assert_eq!(CoreCall::DeviceRead as u32, 0xc600_8054);
+        assert_eq!(CoreCall::DeviceWrite as u32, 0xc600_8055);
     }
 
     #[test]

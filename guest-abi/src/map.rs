@@ -19,6 +19,10 @@ pub const UART_BYTES: u64 = 0x1000;
 pub const UART_INTID: u32 = 33;
 /// PL031 real-time clock.
 pub const RTC_BASE: u64 = 0x0901_0000;
+/// Lines of stolen time and preempt hints (see [`crate::pv`]); QEMU has its own there.
+pub const PV_BASE: u64 = 0x090a_0000;
+/// Bytes kept free for them: a page of a guest with 64 KiB pages.
+pub const PV_BYTES: u64 = 0x1_0000;
 /// First byte of guest RAM.
 pub const RAM_BASE: u64 = 0x4000_0000;
 /// Where a flat image is entered, as an offset from [`RAM_BASE`].
@@ -33,3 +37,18 @@ pub const PTIMER_INTID: u32 = 30;
 pub const VTIMER_INTID: u32 = 27;
 /// Number of interrupt IDs a guest's distributor implements (SPIs are 32 up to here).
 pub const INTIDS: u32 = 256;
+/// PCI configuration space (ECAM): sixteen buses. A VM without devices has none.
+pub const PCI_ECAM_BASE: u64 = 0x3f00_0000;
+/// Bytes of the ECAM.
+pub const PCI_ECAM_BYTES: u64 = 0x100_0000;
+/// Where BARs of 32 bits may be; PCI addresses are the guest's.
+pub const PCI_LOW_BASE: u64 = 0x1000_0000;
+/// Bytes of the window below 4 GiB.
+pub const PCI_LOW_BYTES: u64 = 0x2eff_0000;
+/// Where BARs of 64 bits may be.
+pub const PCI_HIGH_BASE: u64 = 0x80_0000_0000;
+/// Bytes of the window above RAM.
+pub const PCI_HIGH_BYTES: u64 = 0x80_0000_0000;
+/// Interrupt of the first of the four wires (SPI 3): that of pin A of device 0. Pin and device
+/// add up, modulo four.
+pub const PCI_INTX_INTID: u32 = 35;

@@ -20,7 +20,8 @@ pub struct VmMemory {
     pub table_bytes: u64,
     /// Storage keys and page states.
     pub sidecar_bytes: u64,
-    /// RAM touched in the last full scan of age; 0 before the first.
+    /// RAM that the VM works with, estimated from scans of age over all of it that are equally
+    /// far apart; 0 before the first.
     pub working_set_bytes: u64,
     /// RAM given back since the VM was made: unused, volatile, zero or dropped.
     pub reclaimed_bytes: u64,

@@ -17,7 +17,8 @@ pub const PAGE_STATE: u32 = 0xc600_0020;
 /// `() -> (freed, left)`: gives back the frames of pages this vCPU said are unused, up to
 /// [`PAGES_MAX`] at a time. x1 holds how many are left; call again for them.
 ///
-/// Core does so by itself when 511 pages wait, and when the vCPU goes idle.
+/// Core does so by itself when 256 pages wait, and when the vCPU waits and its core is given
+/// to another.
 pub const PAGE_STATE_DRAIN: u32 = 0xc600_0021;
 
 /// Function numbers of this file, as bits of FEATURES.

@@ -1,18 +1,27 @@
 //! Links every guest as a flat image at RAM + 0x80000.
 //!
 //! `SKETE_GUEST_ELF=1` makes ELF files at the same addresses instead, for a debugger and for
-//! `mkimage`. `direct` is linked where root is, and carries the file `SKETE_DIRECT_GUEST`.
+//! `mkimage`. `direct`, `memory_root` and `linux_root` are linked where root is, and carry
+//! the files `SKETE_DIRECT_GUEST`, or `SKETE_LINUX_KERNEL` and `SKETE_LINUX_INITRD`.
 
 fn main() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../payload/payload.ld");
     println!("cargo:rerun-if-changed={script}");
     println!("cargo:rerun-if-env-changed=SKETE_GUEST_ELF");
     println!("cargo:rustc-link-arg-bins=-T{script}");
-    println!("cargo:rustc-link-arg-bin=direct=--defsym=payload_base=0x40200000");
+    for root in ["direct", "memory_root", "linux_root"] {
+        println!("cargo:rustc-link-arg-bin={root}=--defsym=payload_base=0x40200000");
+    }
     println!("cargo:rerun-if-env-changed=SKETE_DIRECT_GUEST");
     let guest = std::env::var("SKETE_DIRECT_GUEST").unwrap_or_else(|_| script.to_owned());
     println!("cargo:rerun-if-changed={guest}");
     println!("cargo:rustc-env=SKETE_DIRECT_GUEST={guest}");
+    for file in ["SKETE_LINUX_KERNEL", "SKETE_LINUX_INITRD"] {
+        println!("cargo:rerun-if-env-changed={file}");
+        let path = std::env::var(file).unwrap_or_else(|_| script.to_owned());
+        println!("cargo:rerun-if-changed={path}");
+        println!("cargo:rustc-env={file}={path}");
+    }
     if std::env::var_os("SKETE_GUEST_ELF").is_none() {
         println!("cargo:rustc-link-arg-bins=--oformat=binary");
     }

@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod device;
 pub mod event;
 pub mod host;
 pub mod image;
@@ -26,6 +27,10 @@ pub mod vm;
 /// The OpenAPI 3.1 document of the API, as `GET /openapi.json` serves it.
 pub const OPENAPI_JSON: &str = include_str!("../openapi.json");
 
+pub use device::{
+    Device, DeviceAction, DeviceData, DeviceFaults, DeviceList, DeviceProfile, DeviceRequest,
+    DeviceSpec, DeviceState,
+};
 pub use event::{Event, EventType};
 pub use host::{Cpu, Machine, ServerInfo};
 pub use image::{Image, ImageKind, ImageList, ImageSpec, ImageState};

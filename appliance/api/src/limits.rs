@@ -12,6 +12,8 @@ pub const MEMORY_MIN_BYTES: u64 = 16 << 20;
 pub const CMDLINE_MAX: usize = 2048;
 /// VMs that can be defined.
 pub const VMS_MAX: usize = 64;
+/// Devices that a VM can have.
+pub const DEVICES_MAX: usize = 16;
 /// Images that can be defined.
 pub const IMAGES_MAX: usize = 64;
 /// Operations that are remembered.

@@ -9,8 +9,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    ActionRequest, Code, Event, Image, ImageList, ImageSpec, Operation, OperationList,
-    PowerRequest, Problem, ServerInfo, Vm, VmList, VmSpec,
+    ActionRequest, Code, DeviceData, DeviceList, DeviceRequest, Event, Image, ImageList, ImageSpec,
+    Operation, OperationList, PowerRequest, Problem, ServerInfo, Vm, VmList, VmSpec,
 };
 
 /// What an operation takes or gives.
@@ -104,7 +104,7 @@ fn reference<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {
 }
 
 fn path_item(path: &str) -> Value {
-    let names: Vec<Value> = ["name", "id"]
+    let names: Vec<Value> = ["name", "id", "pci"]
         .into_iter()
         .filter(|name| path.contains(&format!("{{{name}}}")))
         .map(|name| {
@@ -232,6 +232,7 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
     let vms = Json(reference::<VmList>(schemas));
     let operations = Json(reference::<OperationList>(schemas));
     let power = reference::<PowerRequest>(schemas);
+    let devices = Json(reference::<DeviceList>(schemas));
     vec![
         entry(
             "/healthz",
@@ -350,6 +351,33 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
                 "resume_upload",
                 "Goes on with an upload",
                 [(200, Json(image)), (204, None)].into(),
+            )
+        },
+        entry(
+            "/v1/devices",
+            "GET",
+            "list_devices",
+            "Every PCI function that a VM can have",
+            [(200, devices)].into(),
+        ),
+        Entry {
+            takes: Json(reference::<DeviceRequest>(schemas)),
+            refusals: &[
+                Code::BadJson,
+                Code::DeviceNotFound,
+                Code::DeviceOff,
+                Code::DeviceBusy,
+                Code::DeviceNotReady,
+                Code::UnsupportedMediaType,
+                Code::Invalid,
+            ],
+            ..entry(
+                "/v1/devices/{pci}/actions",
+                "POST",
+                "act_on_device",
+                "Resets a device that a VM has, takes part of it away for a moment, reads or \
+                 writes it",
+                [(200, Json(reference::<DeviceData>(schemas))), (204, None)].into(),
             )
         },
         entry(

@@ -103,10 +103,14 @@ codes! {
     NotFound "not_found" 404 Client false "There is nothing at this path.";
     VmNotFound "vm_not_found" 404 Client false "There is no such VM.";
     ImageNotFound "image_not_found" 404 Client false "There is no such image.";
+    DeviceNotFound "device_not_found" 404 Client false "There is no such device.";
     OperationNotFound "operation_not_found" 404 Client false "There is no such operation.";
     MethodNotAllowed "method_not_allowed" 405 Client false "The method does not apply here.";
     RequestTimeout "request_timeout" 408 Client true "The request took too long to arrive.";
     NameTaken "name_taken" 409 Client false "The name is taken by something else.";
+    DeviceOff "device_off" 409 Guest true "The device, or its memory, is off.";
+    DeviceBusy "device_busy" 409 Appliance true "The device is being reset, or becoming ready.";
+    DeviceNotReady "device_not_ready" 503 Appliance true "The device did not become ready in time.";
     VmRunning "vm_running" 409 Client false "The VM is running.";
     VmNotRunning "vm_not_running" 409 Client false "The VM is not running.";
     VmBusy "vm_busy" 409 Client true "The VM is between two states.";

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceSpec;
+
 /// Where a VM is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -86,6 +88,9 @@ pub struct VmSpec {
     pub memory_bytes: u64,
     /// What it boots.
     pub boot: Boot,
+    /// PCI functions of the machine that it has while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
 }
 
 const fn one() -> u32 {

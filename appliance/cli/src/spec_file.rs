@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer};
-use skete_client::api::{Boot, VmSpec};
+use skete_client::api::{Boot, DeviceSpec, VmSpec};
 use skete_client::{Error, size};
 
 /// A file that defines a VM. A key that is not known is an error.
@@ -21,6 +21,9 @@ pub(crate) struct SpecFile {
     /// What it boots.
     #[serde(default)]
     pub(crate) boot: BootFile,
+    /// PCI functions of the machine that it has.
+    #[serde(default)]
+    pub(crate) devices: Vec<DeviceSpec>,
 }
 
 /// What a VM boots. Images may be written `image:NAME`.
@@ -73,6 +76,7 @@ impl SpecFile {
                 initrd: image(self.boot.initrd),
                 cmdline: self.boot.cmdline.unwrap_or_default(),
             },
+            devices: self.devices,
         }
     }
 }

@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use api::{ImageKind, PowerAction};
+pub use api::{Device, DeviceRequest, DeviceSpec, ImageKind, PowerAction};
 
 /// An image in the backend's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +58,8 @@ pub struct RunPlan {
     pub initrd: Option<ImageId>,
     /// The kernel's command line; no NUL.
     pub cmdline: String,
+    /// PCI functions.
+    pub devices: Vec<DeviceSpec>,
 }
 
 /// Where a run is.
@@ -149,6 +151,23 @@ impl fmt::Display for BackendError {
 
 impl core::error::Error for BackendError {}
 
+/// Why a device was left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The machine has no such function.
+    Unknown,
+    /// No VM has it.
+    Free,
+    /// A BAR, an offset or a length is not one of the device's.
+    Range,
+    /// It, or its memory, is off.
+    Off,
+    /// It is being reset, or becoming ready: the same may succeed soon.
+    Busy,
+    /// It did not become ready in time.
+    NotReady,
+}
+
 /// The machine under the control server.
 pub trait Backend {
     /// Nanoseconds since the hypervisor started; never goes back.
@@ -186,6 +205,22 @@ pub trait Backend {
     fn console_read(&mut self, id: RunId, out: &mut [u8]) -> usize;
     /// Puts console input into the run's ring; returns how many bytes fitted.
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize;
+
+    /// Every PCI function that a VM can have, with what became of it.
+    fn devices(&self) -> Vec<Device> {
+        Vec::new()
+    }
+    /// Does something to a device that a VM has; `data` is what a write writes. Returns what a
+    /// read has read.
+    fn device_act(
+        &mut self,
+        pci: &str,
+        request: &DeviceRequest,
+        data: &[u8],
+    ) -> Result<Vec<u8>, DeviceError> {
+        let (_, _, _) = (pci, request, data);
+        Err(DeviceError::Unknown)
+    }
 
     /// Switches the machine off or restarts it. Every run has been released.
     fn power(&mut self, action: PowerAction);

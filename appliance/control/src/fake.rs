@@ -9,7 +9,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::backend::{
-    Backend, BackendError, HostFacts, ImageId, PowerAction, RunCounters, RunId, RunPlan, RunState,
+    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, PowerAction,
+    RunCounters, RunId, RunPlan, RunState,
 };
 
 /// An image in the fake store.
@@ -63,6 +64,12 @@ pub struct FakeBackend {
     pub start_error: Option<BackendError>,
     /// What was asked of [`Backend::power`].
     pub powered: Option<PowerAction>,
+    /// The devices there are.
+    pub devices: Vec<Device>,
+    /// What [`Backend::device_act`] says; what was asked of it is in `acted`.
+    pub device_answer: Result<Vec<u8>, DeviceError>,
+    /// Every [`Backend::device_act`]: the device, what to do, the bytes to write.
+    pub acted: Vec<(String, DeviceRequest, Vec<u8>)>,
 }
 
 impl Default for FakeBackend {
@@ -91,6 +98,9 @@ impl Default for FakeBackend {
             echo: true,
             start_error: None,
             powered: None,
+            devices: Vec::new(),
+            device_answer: Ok(Vec::new()),
+            acted: Vec::new(),
         }
     }
 }
@@ -278,6 +288,21 @@ impl Backend for FakeBackend {
             run.out.extend(taken);
         }
         room
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        self.devices.clone()
+    }
+
+    fn device_act(
+        &mut self,
+        pci: &str,
+        request: &DeviceRequest,
+        data: &[u8],
+    ) -> Result<Vec<u8>, DeviceError> {
+        let acted = (pci.into(), request.clone(), data.to_vec());
+        self.acted.push(acted);
+        self.device_answer.clone()
     }
 
     fn power(&mut self, action: PowerAction) {

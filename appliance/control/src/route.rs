@@ -21,6 +21,10 @@ pub(crate) enum Route<'a> {
     Image(&'a str),
     /// `/v1/images/{name}/data`.
     ImageData(&'a str),
+    /// `/v1/devices`.
+    Devices,
+    /// `/v1/devices/{pci}/actions`.
+    DeviceActions(&'a str),
     /// `/v1/vms`.
     Vms,
     /// `/v1/vms/{name}`.
@@ -61,6 +65,10 @@ impl<'a> Route<'a> {
             (Some("v1"), Some("images"), Some(name), Some("data"), None, _) => {
                 Self::ImageData(name)
             }
+            (Some("v1"), Some("devices"), None, ..) => Self::Devices,
+            (Some("v1"), Some("devices"), Some(pci), Some("actions"), None, _) => {
+                Self::DeviceActions(pci)
+            }
             (Some("v1"), Some("vms"), None, ..) => Self::Vms,
             (Some("v1"), Some("vms"), Some(name), None, ..) => Self::Vm(name),
             (Some("v1"), Some("vms"), Some(name), Some("actions"), None, _) => {
@@ -91,6 +99,7 @@ impl<'a> Route<'a> {
             | Self::OpenApi
             | Self::Info
             | Self::Images
+            | Self::Devices
             | Self::Vms
             | Self::Events
             | Self::Operations
@@ -99,7 +108,10 @@ impl<'a> Route<'a> {
             Self::Console(_) => &[Get],
             Self::Image(_) | Self::Vm(_) => &[Get, Head, Put, Delete],
             Self::ImageData(_) => &[Head, Put, Patch],
-            Self::VmActions(_) | Self::ConsoleInput(_) | Self::SystemActions => &[Post],
+            Self::VmActions(_)
+            | Self::DeviceActions(_)
+            | Self::ConsoleInput(_)
+            | Self::SystemActions => &[Post],
         }
     }
 
@@ -114,6 +126,8 @@ impl<'a> Route<'a> {
             Self::Images => "/v1/images",
             Self::Image(_) => "/v1/images/{name}",
             Self::ImageData(_) => "/v1/images/{name}/data",
+            Self::Devices => "/v1/devices",
+            Self::DeviceActions(_) => "/v1/devices/{pci}/actions",
             Self::Vms => "/v1/vms",
             Self::Vm(_) => "/v1/vms/{name}",
             Self::VmActions(_) => "/v1/vms/{name}/actions",
@@ -143,7 +157,10 @@ mod tests {
     fn the_document_and_the_server_agree_on_every_path_and_method() {
         let documented = api::openapi::routes();
         for (path, _) in &documented {
-            let real = path.replace("{name}", "web").replace("{id}", "op-1");
+            let real = path
+                .replace("{name}", "web")
+                .replace("{id}", "op-1")
+                .replace("{pci}", "0000:00:02.0");
             let route = Route::parse(&real).expect("a documented path exists");
             assert_eq!(route.pattern(), *path);
             let said: Vec<&str> = documented
@@ -172,6 +189,8 @@ mod tests {
             "/v1/images",
             "/v1/images/{name}",
             "/v1/images/{name}/data",
+            "/v1/devices",
+            "/v1/devices/{pci}/actions",
             "/v1/vms",
             "/v1/vms/{name}",
             "/v1/vms/{name}/actions",

@@ -18,7 +18,7 @@ use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
-use crate::{guest_fault, hw, memory_calls, root, schedule, timer};
+use crate::{guest_fault, hw, memory_calls, passthrough, per_cpu, place, root, schedule, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -29,6 +29,7 @@ const COPY_BYTES_MAX: u64 = 256 << 10;
 static GRANTED: AtomicU64 = AtomicU64::new(0);
 
 /// Answers a call of root's.
+#[inline(never)]
 pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let [_, a, b, c, d, ..] = vcpu.gpr;
     let result = match call {
@@ -42,6 +43,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmDestroy => destroy(a).map(|()| [0; 2]),
         CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
+        CoreCall::VmShare => share(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuAffinity => affinity(a, b, c).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
         CoreCall::VmMemory
         | CoreCall::VmMemoryPolicy
@@ -56,6 +59,12 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmExchange
         | CoreCall::HostMemory
         | CoreCall::VmPin => return memory_calls::handle(vcpu, call),
+        CoreCall::DeviceInfo
+        | CoreCall::DeviceAssign
+        | CoreCall::DeviceReset
+        | CoreCall::DeviceRevoke
+        | CoreCall::DeviceRead
+        | CoreCall::DeviceWrite => passthrough::handle(vcpu, call, [a, b, c, d]),
     };
     let (status, [first, second]) = match result {
         Ok(values) => (Status::Ok, values),
@@ -218,7 +227,20 @@ fn stop(handle: u64) -> Result<(), Status> {
 fn destroy(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let shared = vm.shared_pa;
+    passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))
+}
+
+/// Reads a record, for which any bytes are a value, from granted memory. Once: root may change
+/// it meanwhile.
+pub(crate) fn read_in<T: Copy>(root: &Vm, pa: u64) -> Result<T, Status> {
+    let from = granted(root, pa, size_of::<T>() as u64)?;
+    if !from.is_aligned(align_of::<T>() as u64) {
+        return Err(Status::Invalid);
+    }
+    // SAFETY: the range is granted RAM, mapped in the linear map and aligned, and every
+    // caller's record is integers.
+    Ok(unsafe { core::ptr::read_volatile(memory::ptr::<T>(from)) })
 }
 
 /// Writes a record to granted memory.
@@ -236,17 +258,15 @@ pub(crate) fn write_out<T: Copy>(root: &Vm, pa: u64, record: &T) -> Result<(), S
 fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let mut exits = [0_u64; EXIT_CLASSES];
-    let mut ticks = 0;
+    let (mut ticks, mut stolen) = (0, 0);
+    let now = hw::cntpct();
     for vcpu in vm.all_vcpus() {
         for (sum, n) in exits.iter_mut().zip(&vcpu.exits) {
             *sum = sum.wrapping_add(n.load(Ordering::Relaxed));
         }
-        ticks += vcpu.run_ticks.load(Ordering::Relaxed);
-        // The core that holds it adds this up only when it lets go.
-        let since = vcpu.on_since.load(Ordering::Relaxed);
-        if since != 0 {
-            ticks += hw::cntpct().saturating_sub(since);
-        }
+        let turns = vcpu.turns.lock();
+        ticks += turns.ran(now);
+        stolen += turns.queued(now) + turns.fault() + turns.parked(now);
     }
     let stats = vm.gmap.shared().stats();
     let info = VmInfo {
@@ -258,8 +278,39 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
         exits,
         leaves: stats.leaves,
         run_ns: timer::nanoseconds(ticks),
+        stolen_ns: timer::nanoseconds(stolen),
     };
     write_out(root, out, &info)
+}
+
+fn share(handle: u64, weight: u64, percent: u64) -> Result<(), Status> {
+    /// No machine has more cores than a hundred.
+    const PERCENT_MAX: u64 = 10_000;
+    let vm = find(handle)?;
+    if !(1..=u64::from(sched::WEIGHT_MAX)).contains(&weight) || percent > PERCENT_MAX {
+        return Err(Status::Invalid);
+    }
+    vm.weight.store(weight as u32, Ordering::Relaxed);
+    let period = timer::ticks(sched::CAP_PERIOD_NS);
+    *vm.cap.lock() = sched::Cap::new(percent as u32, period, hw::cntpct());
+    vm.capped.store(percent != 0, Ordering::Relaxed);
+    // One that is alone on its core, for as long as it likes, is looked at anew.
+    for vcpu in vm.all_vcpus() {
+        schedule::notify(per_cpu::cpu(vcpu.home()));
+    }
+    Ok(())
+}
+
+fn affinity(handle: u64, index: u64, cores: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    let index = usize::try_from(index).map_err(|_| Status::Invalid)?;
+    let vcpu = vm.vcpu(index).ok_or(Status::Invalid)?;
+    let cores = u32::try_from(cores).map_err(|_| Status::Invalid)?;
+    if !per_cpu::online().any(|cpu| cores >> cpu.number() & 1 == 1) {
+        return Err(Status::Invalid);
+    }
+    place::set_affinity(vcpu, cores);
+    Ok(())
 }
 
 fn console(handle: u64) -> Result<(), Status> {

@@ -11,7 +11,9 @@ use guest_abi::core_call::{ExitClass, VmState};
 use guest_abi::map::RAM_BASE;
 
 use crate::guest::Vcpu;
-use crate::{console, guest_fault, hw, hypercall, mmio, schedule, sysreg, world};
+use crate::{
+    console, guest_fault, guest_memory, hw, hypercall, mmio, passthrough, schedule, sysreg, world,
+};
 
 /// The guest did something that needs core.
 #[expect(unsafe_code, reason = "called from vectors.S by name")]
@@ -37,10 +39,14 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
             vcpu.count(ExitClass::Wait);
             skip(vcpu);
             match kind {
-                Wait::Wfi => schedule::block(vcpu),
+                Wait::Wfi => {
+                    guest_memory::drain(vcpu);
+                    schedule::block(vcpu);
+                }
                 // A wait with a deadline, or for an event, may end at any time: the others
                 // of this core get their turn, and it looks again.
-                Wait::Wfe | Wait::Wfit | Wait::Wfet => schedule::yield_now(),
+                Wait::Wfe | Wait::Wfet => schedule::yield_by_spinner(vcpu),
+                Wait::Wfit => schedule::yield_now(),
             }
         }
         Exit::Smc { .. } => {
@@ -66,9 +72,14 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
 #[inline(always)]
 fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
     let Some(ipa) = abort.ipa else {
-        // A permission fault: the page is there, and not for this.
-        return refuse_data(vcpu, &abort);
+        if !permission_fault(vcpu, abort.fault, abort.far, esr) {
+            refuse_data(vcpu, &abort);
+        }
+        return;
     };
+    if passthrough::claims(vcpu.vm(), ipa) && passthrough::touch(vcpu, ipa, &abort) {
+        return;
+    }
     if ipa.raw() < RAM_BASE {
         match abort.access {
             Some(access) if !abort.on_walk && !abort.cache => {
@@ -82,20 +93,35 @@ fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
         }
         return;
     }
-    let access = if abort.write {
-        Access::WRITE
-    } else {
-        Access::READ
-    };
-    if !stage2_fault(vcpu, ipa, abort.fault, access, esr) {
+    if !stage2_fault(vcpu, ipa, abort.fault, esr) {
         refuse_data(vcpu, &abort);
     }
 }
 
+/// Answers a permission fault: the page is there, but clean, shared, or not for this. False
+/// if it is not for this.
+#[inline(never)]
+fn permission_fault(vcpu: &mut Vcpu, fault: Fault, far: Option<u64>, esr: u64) -> bool {
+    let (Fault::Permission, Some(far)) = (fault, far) else {
+        return false;
+    };
+    match guest_fault::translate(vcpu.vm(), far) {
+        Some(ipa) if ipa.raw() >= RAM_BASE => stage2_fault(vcpu, ipa, fault, esr),
+        Some(_) => false,
+        // Another vCPU has just changed the guest's tables: it tries again.
+        None => {
+            vcpu.count(ExitClass::Fault);
+            true
+        }
+    }
+}
+
+#[inline(never)]
 fn instruction_abort(vcpu: &mut Vcpu, abort: InstructionAbort, esr: u64) {
-    let served = abort
-        .ipa
-        .is_some_and(|ipa| stage2_fault(vcpu, ipa, abort.fault, Access::EXEC, esr));
+    let served = match abort.ipa {
+        Some(ipa) => stage2_fault(vcpu, ipa, abort.fault, esr),
+        None => permission_fault(vcpu, abort.fault, abort.far, esr),
+    };
     if !served {
         let cause = Cause::InstructionAbort {
             far: abort.far.unwrap_or(vcpu.pc),
@@ -112,7 +138,12 @@ pub(crate) fn skip(vcpu: &mut Vcpu) {
 }
 
 /// Answers a fault in RAM; false if there is nothing to answer it with.
-fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u64) -> bool {
+#[inline(never)]
+fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, esr: u64) -> bool {
+    // A walk of the guest's tables that lacks permission is hardware writing to them.
+    let Some(access) = Access::from_esr(esr) else {
+        return false;
+    };
     vcpu.count(ExitClass::Fault);
     match fault {
         Fault::Translation | Fault::AccessFlag | Fault::Permission => {}
@@ -120,9 +151,13 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, access: Access, esr: u6
             return false;
         }
     }
+    let start = hw::cntpct();
     let result = guest_fault::fault(vcpu.vm(), &mut vcpu.tables, ipa, access);
     match result {
-        Ok(_) => true,
+        Ok(_) => {
+            vcpu.count_fault(start);
+            true
+        }
         Err(gmap::FaultError::OutOfMemory) => {
             console::println!(
                 "no memory left for the VM in slot {}: it is stopped",
@@ -149,7 +184,8 @@ pub(crate) fn undefined(vcpu: &mut Vcpu) {
 }
 
 /// Makes the guest take a synchronous external abort for a load or store.
-fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
+#[inline(never)]
+pub(crate) fn refuse_data(vcpu: &mut Vcpu, abort: &DataAbort) {
     let cause = Cause::DataAbort {
         far: abort.far.unwrap_or(0),
         write: abort.write,

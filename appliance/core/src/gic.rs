@@ -127,6 +127,16 @@ pub(crate) fn enable_spi(interrupt: Interrupt, mpidr: u64) {
     }
 }
 
+/// Disables an SPI.
+pub(crate) fn disable_spi(intid: u32) {
+    let Some(n) = intid.checked_sub(32) else {
+        return;
+    };
+    if let Some(distributor) = DISTRIBUTOR.lock().as_mut() {
+        let _ = distributor.enable_interrupt(IntId::spi(n), false);
+    }
+}
+
 /// Acknowledges the most urgent interrupt; [`SPURIOUS`] if there is none.
 #[inline(always)]
 pub(crate) fn acknowledge() -> u32 {

@@ -6,23 +6,29 @@
 #![expect(unsafe_code, reason = "records live in frames, reached by pointer")]
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use ::vcpu::reset;
 use arch::{Ipa, Pa};
 use gmap::Cache;
-use guest_abi::core_call::{EXIT_CLASSES, ExitClass, Status, VmConfig, VmState};
+use guest_abi::core_call::{
+    EXIT_CLASSES, ExitClass, Status, VM_FLAGS, VM_NO_PV_TIME, VmConfig, VmState,
+};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use guest_abi::vm_shared::{VM_SHARED_BYTES, VmShared};
+use sched::{Cap, Turns};
 use spin::Mutex;
 use uart::Pl031;
 use vgic::{LrSet, Vgic};
 
+use crate::passthrough::Parked;
 use crate::regs::{El1Regs, FpRegs};
 use crate::serial::Serial;
 use crate::stage2::{self, Space, Stage2};
-use crate::{guest_memory, hw, memory, per_cpu, world};
+use crate::{guest_memory, hw, memory, paravirt, per_cpu, world};
 
 /// Slot of root, behind the guests'.
 pub(crate) const ROOT_SLOT: usize = VMS_MAX;
@@ -40,6 +46,11 @@ const VCPU_ORDER: u8 = 0;
 const SHARED_ORDER: u8 = 2;
 const _: () = assert!(size_of::<Vm>() <= 4096 << VM_ORDER);
 const _: () = assert!(VM_SHARED_BYTES == 4096 << SHARED_ORDER);
+
+/// Root's share: while it works, a guest on its core gets a tenth.
+const ROOT_WEIGHT: u32 = 1000;
+/// No core.
+pub(crate) const NOWHERE: usize = usize::MAX;
 
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
 const GUEST_IPA_BITS: u8 = 40;
@@ -69,8 +80,9 @@ impl Run {
     }
 }
 
-/// One vCPU, as its home core has it: nobody else touches this. `vectors.S` knows the
-/// offsets of the first three fields.
+/// One vCPU, as the core that holds it has it, or else its home: nobody else touches this.
+/// (Its home changes only while no core holds it, see `place`.) `vectors.S` knows the offsets
+/// of the first three fields.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Vcpu {
@@ -90,6 +102,8 @@ pub(crate) struct Vcpu {
     pub(crate) lrs: LrSet,
     /// Pages for its tables, taken while no lock is held.
     pub(crate) tables: Cache,
+    /// The device it waits for.
+    pub(crate) parked: Parked,
 }
 const _: () = assert!(core::mem::offset_of!(Vcpu, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(Vcpu, pstate) == 256);
@@ -113,8 +127,17 @@ pub(crate) struct VcpuControl {
     pub(crate) index: usize,
     /// Its number on the machine.
     pub(crate) id: u16,
-    /// The core it runs on.
-    pub(crate) home: usize,
+    /// The core it runs on. Changes under the locks of both queues, while no core holds it.
+    home: AtomicUsize,
+    /// Bit n: it may run on core n.
+    pub(crate) affinity: AtomicU32,
+    /// A core holds its registers.
+    held: AtomicBool,
+    /// The core that held them last, and the one whose deadlines it is among.
+    pub(crate) last_on: AtomicUsize,
+    pub(crate) deadline_at: AtomicUsize,
+    /// Its age (`sched::Entity`) while it is in no queue.
+    pub(crate) age: AtomicU64,
     /// Where it is to start: PC and x0, from when that is asked for until it happens.
     pub(crate) start: Mutex<Option<(u64, u64)>>,
     run: AtomicU8,
@@ -122,12 +145,13 @@ pub(crate) struct VcpuControl {
     pub(crate) attention: AtomicBool,
     /// Exits by class. Written by the home core alone.
     pub(crate) exits: [AtomicU64; EXIT_CLASSES],
-    /// Ticks spent on a core before it was last put on one. Written by the home core alone.
-    pub(crate) run_ticks: AtomicU64,
-    /// CNTPCT_EL0 when it was put on the core that holds it; 0 if none does.
-    pub(crate) on_since: AtomicU64,
+    /// What its time went to. Changes with `run`; the innermost lock.
+    pub(crate) turns: Mutex<Turns>,
     /// Pages it said are unused ([`guest_memory`]).
     pub(crate) released: guest_memory::Released,
+    /// Counter value at which it is to be woken though no timer of its own asks for it; 0 for
+    /// never.
+    pub(crate) wake_at: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -153,8 +177,37 @@ impl VcpuControl {
         Run::from_u8(self.run.load(Ordering::Acquire))
     }
 
-    /// Changes whether it wants to run. The caller holds the home core's queue.
-    pub(crate) fn set_run(&self, run: Run) {
+    /// Returns the core it runs on: certain under the lock of that core's queue.
+    #[inline(always)]
+    pub(crate) fn home(&self) -> usize {
+        self.home.load(Ordering::Acquire)
+    }
+
+    /// Gives it to another core. The caller holds both queues, and no core holds it.
+    pub(crate) fn set_home(&self, core: usize) {
+        self.home.store(core, Ordering::Release);
+    }
+
+    /// Returns whether it may run on `core`. Root stays on the first: its devices'
+    /// interrupts come there.
+    #[inline(always)]
+    pub(crate) fn may_run_on(&self, core: usize) -> bool {
+        self.affinity.load(Ordering::Acquire) >> core & 1 == 1
+    }
+
+    /// Returns whether a core holds its registers. While it is queued and none does, its
+    /// queue's lock keeps it so.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// Notes that this core holds its registers, or that it has put them down.
+    pub(crate) fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+    }
+
+    /// Stores whether it wants to run; for `paravirt`, which tells the guest too.
+    pub(crate) fn store_run(&self, run: Run) {
         self.run.store(run as u8, Ordering::Release);
     }
 
@@ -226,6 +279,20 @@ pub(crate) struct Vm {
     pub(crate) reason_pc: AtomicU64,
     /// The page shared with root.
     pub(crate) shared_pa: Pa,
+    /// Its share, and how many vCPUs want it.
+    pub(crate) weight: AtomicU32,
+    pub(crate) busy: AtomicU32,
+    /// Its limit, and whether it has one.
+    pub(crate) cap: Mutex<Cap>,
+    pub(crate) capped: AtomicBool,
+    /// What it is not to have: `VM_NO_…` of guest-abi.
+    pub(crate) flags: u32,
+    /// The frame of its vCPUs' lines, if it is told of stolen time.
+    pub(crate) lines: Option<Pa>,
+    /// The machine's functions that it has, a bit each; see `passthrough`.
+    pub(crate) devices: AtomicU32,
+    /// How far its RAM was populated for a device's DMA: an address.
+    pub(crate) populated: AtomicU64,
     /// Stage 2.
     pub(crate) gmap: Space,
     /// Interrupts.
@@ -294,6 +361,7 @@ impl Vm {
             + (memory::FRAME << VM_ORDER)
             + (memory::FRAME << SHARED_ORDER)
             + self.vcpus as u64 * (memory::FRAME << VCPU_ORDER)
+            + self.lines.map_or(0, |_| memory::FRAME)
     }
 }
 
@@ -340,6 +408,7 @@ pub(crate) struct Plan {
     pub(crate) ram_bytes: u64,
     pub(crate) vcpus: usize,
     pub(crate) ipa_bits: u8,
+    pub(crate) flags: u32,
 }
 
 /// Builds a guest. Maps nothing of its RAM.
@@ -347,7 +416,7 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
     let vcpus = usize::try_from(config.vcpus).map_err(|_| Status::Invalid)?;
     if vcpus == 0
         || vcpus > VCPUS_MAX
-        || config.flags != 0
+        || config.flags & !VM_FLAGS != 0
         || config.ram_bytes == 0
         || config.ram_bytes & 0x1f_ffff != 0
         || config.ram_bytes > map::RAM_MAX_BYTES
@@ -363,6 +432,7 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
         ram_bytes: config.ram_bytes,
         vcpus,
         ipa_bits: GUEST_IPA_BITS,
+        flags: config.flags,
     };
     create(&plan, &mut lifecycle)
 }
@@ -374,13 +444,14 @@ pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, S
         ram_bytes,
         vcpus: 1,
         ipa_bits,
+        flags: VM_NO_PV_TIME,
     };
     create(&plan, &mut LIFECYCLE.lock())
 }
 
 /// Blocks that are freed again unless building succeeds.
 struct Blocks {
-    held: [Option<(Pa, u8)>; VCPUS_MAX + 2],
+    held: [Option<(Pa, u8)>; VCPUS_MAX + 3],
     len: usize,
 }
 
@@ -404,7 +475,7 @@ impl Drop for Blocks {
 
 fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     let mut blocks = Blocks {
-        held: [None; VCPUS_MAX + 2],
+        held: [None; VCPUS_MAX + 3],
         len: 0,
     };
     let vm_pa = blocks.alloc(VM_ORDER)?;
@@ -413,13 +484,27 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     for pa in vcpu_pas.iter_mut().take(plan.vcpus) {
         *pa = blocks.alloc(VCPU_ORDER)?;
     }
+    let lines = match plan.flags & VM_NO_PV_TIME {
+        0 => Some(blocks.alloc(0)?),
+        _ => None,
+    };
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
     let mut gmap = stage2::new(plan.ipa_bits).ok_or(Status::Exhausted)?;
     let machine = &mut Stage2::unseen();
-    if gmap.add_ram(machine, ram, plan.ram_bytes).is_err() {
+    let built = gmap
+        .add_ram(machine, ram, plan.ram_bytes)
+        .map_err(|_| Status::Invalid)
+        .and_then(|()| match lines {
+            Some(pa) => paravirt::show(&mut gmap, machine, pa).map_err(|_| Status::Exhausted),
+            None => Ok(()),
+        });
+    if let Err(status) = built {
         let _ = gmap.destroy(machine, usize::MAX);
         stage2::free_vmid(gmap.vmid());
-        return Err(Status::Invalid);
+        return Err(status);
+    }
+    if let Some(pa) = lines {
+        paravirt::init(pa, plan.vcpus);
     }
     if plan.slot != ROOT_SLOT {
         gmap.enable_states()
@@ -429,7 +514,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         gmap.add_vcpu();
     }
     // Nothing fails from here on: the blocks stay.
-    blocks.held = [None; VCPUS_MAX + 2];
+    blocks.held = [None; VCPUS_MAX + 3];
 
     *generation = generation.wrapping_add(1).max(1);
     let vm = memory::ptr::<Vm>(vm_pa);
@@ -450,7 +535,19 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         reason: AtomicU32::new(0),
         reason_pc: AtomicU64::new(0),
         shared_pa,
+        weight: AtomicU32::new(if plan.slot == ROOT_SLOT {
+            ROOT_WEIGHT
+        } else {
+            sched::WEIGHT_DEFAULT
+        }),
+        busy: AtomicU32::new(0),
+        cap: Mutex::new(Cap::NONE),
+        capped: AtomicBool::new(false),
+        flags: plan.flags,
+        lines,
         gmap: Space::new(plan.slot, gmap),
+        devices: AtomicU32::new(0),
+        populated: AtomicU64::new(0),
         vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),
@@ -490,14 +587,19 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             vm: NonNull::from(vm),
             index,
             id: id as u16,
-            home,
+            home: AtomicUsize::new(home),
+            affinity: AtomicU32::new(if plan.slot == ROOT_SLOT { 1 } else { u32::MAX }),
+            held: AtomicBool::new(false),
+            last_on: AtomicUsize::new(NOWHERE),
+            deadline_at: AtomicUsize::new(NOWHERE),
+            age: AtomicU64::new(0),
             start: Mutex::new(None),
             run: AtomicU8::new(Run::Off as u8),
             attention: AtomicBool::new(false),
             exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
-            run_ticks: AtomicU64::new(0),
-            on_since: AtomicU64::new(0),
+            turns: Mutex::new(Turns::new()),
             released: guest_memory::Released::new(),
+            wake_at: AtomicU64::new(0),
             private: AtomicPtr::new(private),
         };
         // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -512,6 +614,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
             fp: FpRegs::ZERO,
             lrs: LrSet::new(world::list_registers()),
             tables: Cache::new(),
+            parked: Parked::default(),
         };
         // SAFETY: as for the control part.
         unsafe { private.write(value) };
@@ -538,6 +641,9 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
         return Err(Status::Again);
     }
     let machine = &mut vm.gmap.machine();
+    if let Some(frame) = vm.gmap.huge.lock().take() {
+        frame.free(machine);
+    }
     if vm.gmap.exclusive().destroy(machine, 256) == gmap::Progress::More {
         return Err(Status::Again);
     }
@@ -555,11 +661,14 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
             memory::free(frame, VCPU_ORDER);
         }
     }
-    let shared = vm.shared_pa;
+    let (shared, lines) = (vm.shared_pa, vm.lines);
     if let Some(entry) = VMS.get(vm.slot) {
         let vm = entry.swap(ptr::null_mut(), Ordering::AcqRel);
         memory::free(memory::pa_of(vm as u64), VM_ORDER);
     }
     memory::free(shared, SHARED_ORDER);
+    if let Some(pa) = lines {
+        memory::free(pa, 0);
+    }
     Ok(())
 }

@@ -2,11 +2,12 @@
 //!
 //! Three steps, so that no frame is zeroed with the VM's lock held (`gmap`, module `fault`).
 
+use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
-use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Want};
+use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Unscrubbed, Want};
 
 use crate::guest::Vm;
-use crate::memory;
+use crate::{hw, memory};
 
 /// Looks before it is left to the guest to try again.
 const LOOKS: usize = 8;
@@ -31,14 +32,10 @@ pub(crate) fn resolve(
 ) -> Result<Fault, FaultError> {
     for _ in 0..LOOKS {
         let look = vm.gmap.shared().look(&vm.gmap.machine(), ipa, access)?;
-        let mut want = match look {
+        let (mut want, fill): (_, Fill) = match look {
             Look::Done => return Ok(Fault::AlreadyMapped),
-            // Its frame is others' too: this VM gets a copy, with nobody else at its tables.
-            Look::Shared(_) => {
-                let machine = &mut vm.gmap.machine();
-                return vm.gmap.exclusive().unshare(machine, cache, ipa, access);
-            }
-            Look::Missing(first) => Some(first),
+            Look::Missing(first) => (Some(first), fill),
+            Look::Shared(first) => (Some(first), copy),
         };
         while let Some(now) = want {
             match fill(vm, cache, now, access) {
@@ -54,14 +51,23 @@ pub(crate) fn resolve(
     Ok(Fault::AlreadyMapped)
 }
 
+/// Makes a frame that is wanted and links it.
+type Fill = fn(&Vm, &mut Cache, Want, Access) -> Result<(), LinkError>;
+
+/// A frame of zeroes, where there was none.
 fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), LinkError> {
     let mut machine = vm.gmap.machine();
     let cost = vm.gmap.shared().link_cost(&machine, want)?;
     cache
         .topup(&mut machine, cost)
         .map_err(|_| LinkError::NoMemory)?;
-    let frame = machine.alloc_zeroed(want.order());
-    let frame = frame.ok_or(LinkError::NoMemory)?;
+    let frame = if want.order() == gmap::ORDER_MAX {
+        huge(vm)?
+    } else {
+        machine
+            .alloc_zeroed(want.order())
+            .ok_or(LinkError::NoMemory)?
+    };
     let gmap = vm.gmap.shared();
     let result = gmap.link(&machine, cache, want, frame, access, |_, _| ());
     drop(gmap);
@@ -69,6 +75,64 @@ fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), Li
         memory::free_unscrubbed(frame, want.order());
     }
     result
+}
+
+/// Makes a frame of 1 GiB, or as much of it as can be zeroed before an interrupt comes:
+/// [`LinkError::Again`] until it is whole.
+fn huge(vm: &Vm) -> Result<Pa, LinkError> {
+    let mut machine = vm.gmap.machine();
+    // Another vCPU that works on it is as good.
+    let mut half = vm.gmap.huge.try_lock().ok_or(LinkError::Again)?;
+    let mut frame = match half.take() {
+        Some(frame) => frame,
+        None => Unscrubbed::alloc(&mut machine, gmap::ORDER_MAX)
+            .ok_or(LinkError::NoMemory)?
+            .begin(),
+    };
+    loop {
+        match frame.step(&machine) {
+            Ok(whole) => return Ok(whole.into_pa()),
+            Err(more) if hw::interrupt_pending() => {
+                *half = Some(more);
+                return Err(LinkError::Again);
+            }
+            Err(more) => frame = more,
+        }
+    }
+}
+
+/// A copy of a frame that others use too, in its place.
+fn copy(vm: &Vm, cache: &mut Cache, want: Want, _: Access) -> Result<(), LinkError> {
+    let mut machine = vm.gmap.machine();
+    let cost = vm.gmap.shared().link_cost(&machine, want)?;
+    cache
+        .topup(&mut machine, cost)
+        .map_err(|_| LinkError::NoMemory)?;
+    let frame = want.prepare(&mut machine).ok_or(LinkError::NoMemory)?;
+    let mut gmap = vm.gmap.exclusive();
+    let result = gmap.link_copy(&mut machine, cache, want, frame);
+    drop(gmap);
+    if result.is_err() {
+        memory::free_unscrubbed(frame, want.order());
+    }
+    result
+}
+
+/// Returns where the tables of the loaded guest say that `va` is, if they do.
+pub(crate) fn translate(vm: &Vm, va: u64) -> Option<Ipa> {
+    let regime = Regime {
+        sctlr: hw::sctlr_el1(),
+        tcr: hw::tcr_el1(),
+        ttbr0: hw::ttbr0_el1(),
+        ttbr1: hw::ttbr1_el1(),
+    };
+    let gmap = vm.gmap.shared();
+    let machine = vm.gmap.machine();
+    stage1::translate(&regime, va, |ipa| {
+        // Its tables lie in RAM; what they say elsewhere is nothing.
+        let (pa, _) = gmap.translate(&machine, ipa)?;
+        memory::is_pool(pa).then(|| memory::word(pa))
+    })
 }
 
 /// Runs `f` with the frame of the page at `ipa`, populated and, if `access` is a store,

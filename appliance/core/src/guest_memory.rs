@@ -13,10 +13,12 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use arch::Ipa;
 use gmap::{Key, KeyError, Mask, ReleaseRing, StateOp};
+use guest_abi::core_call::{VM_NO_PAGE_STATES, VM_NO_STORAGE_KEYS};
 use guest_abi::guest_memory::GuestMemoryCall;
-use guest_abi::page_state::{INVALID, NO_MEMORY, NOT_SUPPORTED, PAGES_MAX};
+use guest_abi::page_state::{self, INVALID, NO_MEMORY, NOT_SUPPORTED, PAGES_MAX};
+use guest_abi::storage_key;
 
-use crate::guest::Vcpu;
+use crate::guest::{Vcpu, Vm};
 use crate::{keyed, memory};
 
 /// Order of the block that holds a ring.
@@ -43,6 +45,7 @@ impl Released {
     }
 
     /// Returns the list, and makes it first if need be.
+    #[inline(never)]
     fn get_or_make(&self) -> Option<&'static mut ReleaseRing> {
         if self.0.load(Ordering::Relaxed).is_null() {
             let pa = memory::alloc_zeroed(RING_ORDER)?;
@@ -63,6 +66,19 @@ impl Released {
     }
 }
 
+/// Returns the bits of FEATURES for the calls that guests of `vm` may make.
+pub(crate) fn functions(vm: &Vm) -> u128 {
+    let mut there = 0;
+    let states = page_state::FUNCTIONS.map(|n| (n, VM_NO_PAGE_STATES));
+    let keys = storage_key::FUNCTIONS.map(|n| (n, VM_NO_STORAGE_KEYS));
+    for (number, masked) in states.into_iter().chain(keys) {
+        if !vm.is_root() && vm.flags & masked == 0 {
+            there |= 1 << number;
+        }
+    }
+    there
+}
+
 /// How a call ended.
 enum Answer {
     /// x0 and x1.
@@ -72,12 +88,19 @@ enum Answer {
 }
 
 /// Answers call `id`, if it is one of these.
+#[inline(always)]
 pub(crate) fn call(vcpu: &mut Vcpu, id: u32) -> bool {
+    // Most calls are none: a short look before a long one.
+    id & !0x1_003f == 0xc600_0000 && make(vcpu, id)
+}
+
+#[inline(never)]
+fn make(vcpu: &mut Vcpu, id: u32) -> bool {
     let [_, a, b, c, ..] = vcpu.gpr;
     let Some(call) = GuestMemoryCall::decode(id, [a, b, c]) else {
         return false;
     };
-    let answer = if vcpu.vm().is_root() {
+    let answer = if functions(vcpu.vm()) >> (id & 0x3f) & 1 == 0 {
         refused(NOT_SUPPORTED)
     } else {
         match call {
@@ -151,7 +174,7 @@ fn answer(vcpu: &mut Vcpu, call: GuestMemoryCall) -> Answer {
 
 fn refusal(error: KeyError) -> Answer {
     match error {
-        KeyError::Again => Answer::Repeat,
+        KeyError::Again | KeyError::Shared => Answer::Repeat,
         KeyError::NoRam | KeyError::Invalid => refused(INVALID),
         KeyError::NoMemory | KeyError::Limit => refused(NO_MEMORY),
         KeyError::Off => refused(NOT_SUPPORTED),
@@ -214,6 +237,7 @@ fn key_set(vcpu: &mut Vcpu, ipa: u64, pages: u64, key: u8) -> Result<[u64; 2], K
 }
 
 /// Gives the frames of the pages back that `vcpu` said are unused. Returns how many.
+#[inline(never)]
 pub(crate) fn drain(vcpu: &Vcpu) -> u64 {
     let Some(ring) = vcpu.released.get().filter(|ring| !ring.is_empty()) else {
         return 0;

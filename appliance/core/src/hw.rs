@@ -63,6 +63,9 @@ readers! {
     id_aa64pfr1 = "id_aa64pfr1_el1";
     id_aa64dfr0 = "id_aa64dfr0_el1";
     isr_el1 = "isr_el1";
+    tcr_el1 = "tcr_el1";
+    ttbr0_el1 = "ttbr0_el1";
+    ttbr1_el1 = "ttbr1_el1";
     id_aa64isar0 = "id_aa64isar0_el1";
     id_aa64isar1 = "id_aa64isar1_el1";
     id_aa64isar2 = "s3_0_c0_c6_2";
@@ -112,6 +115,13 @@ writers! {
 pub(crate) fn wfi() {
     // SAFETY: WFI only waits. The barrier orders what other cores must see first.
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) }
+}
+
+/// Signals an event to every core: what waits by WFE looks again.
+pub(crate) fn sev() {
+    // SAFETY: an event wakes, and changes nothing else. The barrier lets the woken see what
+    // was stored before.
+    unsafe { asm!("dsb ishst", "sev", options(nostack, preserves_flags)) }
 }
 
 /// Returns whether an interrupt waits to be taken (ISR_EL1.I and F).
@@ -229,6 +239,15 @@ pub(crate) fn tlbi_local() {
             "isb",
             options(nostack, preserves_flags)
         );
+    }
+}
+
+/// Drops what any core has cached of core's own translation of `va`.
+pub(crate) fn tlbi_own(va: u64) {
+    // SAFETY: as above; the operand is VA[55:12] (D8.14).
+    unsafe {
+        asm!("dsb ishst", "tlbi vae2is, {}", "dsb ish", "isb", in(reg) va >> 12,
+             options(nostack, preserves_flags));
     }
 }
 

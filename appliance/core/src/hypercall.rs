@@ -31,7 +31,10 @@ pub(crate) fn smc(vcpu: &mut Vcpu) {
 
 fn smccc(vcpu: &mut Vcpu, id: u32) {
     let [_, a, b, c, ..] = vcpu.gpr;
-    let mut machine = Vcpus(vcpu.vm());
+    let mut machine = Vcpus {
+        vm: vcpu.vm(),
+        index: vcpu.index,
+    };
     match calls_of_guests::handle(id, [a, b, c], &mut machine) {
         Reply::Return(x0) => vcpu.set_reg(0, x0),
         Reply::Return4(values) => {
@@ -70,19 +73,23 @@ fn end(vcpu: &Vcpu, state: VmState) {
     epitaph::stop()
 }
 
-/// The vCPUs of the caller's VM, as PSCI sees them.
-struct Vcpus(&'static Vm);
+/// The vCPUs of the caller's VM, as its calls see them.
+pub(crate) struct Vcpus {
+    pub(crate) vm: &'static Vm,
+    /// The caller.
+    pub(crate) index: usize,
+}
 
 impl Power for Vcpus {
     type Target = &'static VcpuControl;
 
     fn target(&self, affinity: u64) -> Option<Self::Target> {
-        let index = (0..self.0.vcpus).find(|n| reset::affinity(*n as u32) == affinity)?;
-        self.0.vcpu(index)
+        let index = (0..self.vm.vcpus).find(|n| reset::affinity(*n as u32) == affinity)?;
+        self.vm.vcpu(index)
     }
 
     fn is_entry(&self, ipa: u64) -> bool {
-        ipa & 3 == 0 && ipa >= RAM_BASE && ipa - RAM_BASE < self.0.ram_bytes
+        ipa & 3 == 0 && ipa >= RAM_BASE && ipa - RAM_BASE < self.vm.ram_bytes
     }
 
     fn state(&self, target: Self::Target) -> PowerState {

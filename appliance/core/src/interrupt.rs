@@ -8,7 +8,7 @@ use vgic::Level;
 
 use crate::guest::{self, ROOT_SLOT, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{console, gic, schedule, timer, world};
+use crate::{console, gic, passthrough, schedule, timer, world};
 
 /// The SGIs and PPIs that core uses on every core.
 pub(crate) const OWN: [u32; 5] = [
@@ -59,7 +59,7 @@ pub(crate) fn take(cpu: &PerCpu) {
                 done(intid);
             }
             gic::SPURIOUS => return,
-            32..=1019 => root_device(intid),
+            32..=1019 => device(intid),
             other => {
                 console::println!("unexpected interrupt {other} on this core");
                 done(other);
@@ -86,13 +86,18 @@ fn guest_timer(cpu: &PerCpu, intid: u32) {
     schedule::deliver(vm, kick);
 }
 
-/// A device of root's wants attention; root's own end of interrupt deactivates it.
-fn root_device(intid: u32) {
+/// A device of a guest's or of root's wants attention; its owner's end of interrupt
+/// deactivates it.
+fn device(intid: u32) {
     gic::drop_priority(intid);
-    let Some(root) = guest::by_slot(ROOT_SLOT) else {
+    let (owner, intid_there) = match passthrough::owner_of(intid) {
+        Some((vm, there)) => (guest::by_handle(vm), there),
+        None => (guest::by_slot(ROOT_SLOT), intid),
+    };
+    let Some(owner) = owner else {
         gic::deactivate(intid);
         return;
     };
-    let kick = root.vgic.lock().set_level(0, intid, Level::High);
-    schedule::deliver(root, kick);
+    let kick = owner.vgic.lock().set_level(0, intid_there, Level::High);
+    schedule::deliver(owner, kick);
 }

@@ -1,6 +1,9 @@
 //! Storage-key and page-state operations on a VM, as far as its guest and root share them:
 //! tables are taken while no lock is held, and keys are put into use a slice at a time.
 
+use core::sync::atomic::Ordering;
+
+use arch::Ipa;
 use gmap::{Budget, CACHE_PAGES, Cache, Gmap, KeyError};
 
 use crate::guest::Vm;
@@ -45,6 +48,25 @@ pub(crate) fn enable(vm: &Vm, cache: &mut Cache) -> Result<bool, KeyError> {
         Ok(more) => Ok(more.is_none()),
         // What was done stays done; the next slice brings new tables.
         Err(KeyError::NoMemory | KeyError::Again) => Ok(false),
+        // Keys say who may touch a frame's content: it must be the VM's alone.
+        Err(KeyError::Shared) => unshare(vm).map(|()| false),
         Err(error) => Err(error),
+    }
+}
+
+/// Gives shared pages frames of the VM's own, one slice.
+fn unshare(vm: &Vm) -> Result<(), KeyError> {
+    let space = &vm.gmap;
+    let mut machine = space.machine();
+    let mut gmap = space.exclusive();
+    let from = space.unshared.load(Ordering::Relaxed);
+    match gmap.unshare_all(&mut machine, from, u64::MAX, Budget::SLICE) {
+        Ok(next) => {
+            space
+                .unshared
+                .store(next.map_or(0, Ipa::raw), Ordering::Relaxed);
+            Ok(())
+        }
+        Err(_) => Err(KeyError::NoMemory),
     }
 }

@@ -30,9 +30,12 @@ mod memory;
 mod memory_access;
 mod memory_calls;
 mod mmio;
+mod paravirt;
+mod passthrough;
 mod per_cpu;
 mod physmap;
 mod pins;
+mod place;
 mod regs;
 mod root;
 mod schedule;
@@ -67,6 +70,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     );
     hw::tlbi_all_guests();
     join();
+    passthrough::init(&machine.info);
     let cores = boot::start_cores(&machine.info, image_pa);
     root::boot(&machine, cores, reset_ticks);
     run()

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::Pa;
+use arch::{Pa, Width};
 use boot_entry::PHYSMAP;
 use boot_info::{BootInfo, Range};
 use gmap::Pool;
@@ -130,9 +130,13 @@ pub(crate) struct Usage {
 
 /// Returns what the machine's memory is used for.
 pub(crate) fn usage() -> Usage {
+    let pool = POOL.lock();
+    // Frames go to the stock and come back with the lock held.
+    let free = pool.as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes();
+    drop(pool);
     Usage {
         ram: RAM_BYTES.load(Ordering::Relaxed),
-        free: POOL.lock().as_ref().map_or(0, Pool::free_bytes) + scrub::stock_bytes(),
+        free,
         core: CORE_BYTES.load(Ordering::Relaxed),
     }
 }
@@ -176,6 +180,44 @@ pub(crate) fn free_unscrubbed(pa: Pa, order: u8) {
     }
 }
 
+/// Takes a frame for the stock, if the pool has one of the order: it counts as free still.
+pub(crate) fn alloc_for_stock(order: u8) -> Option<Pa> {
+    let mut pool = POOL.lock();
+    let pa = pool.as_mut()?.alloc(order)?;
+    scrub::count(FRAME << order);
+    Some(pa)
+}
+
+/// Gives a frame of the stock back to the pool.
+pub(crate) fn free_from_stock(pa: Pa, order: u8) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.free(pa, order)
+            .expect("frames are freed once, by who allocated them");
+        scrub::uncount(FRAME << order);
+    }
+}
+
+/// Counts another user of a frame that the caller holds; false if it cannot have one.
+pub(crate) fn share(pa: Pa, order: u8) -> bool {
+    let mut pool = POOL.lock();
+    pool.as_mut()
+        .is_some_and(|pool| pool.share(pa, order).is_ok())
+}
+
+/// Returns whether a frame has users besides the caller.
+pub(crate) fn is_shared(pa: Pa, order: u8) -> bool {
+    let pool = POOL.lock();
+    pool.as_ref().is_none_or(|pool| pool.is_shared(pa, order))
+}
+
+/// Ends one use of a frame that is or was shared.
+pub(crate) fn release(pa: Pa, order: u8) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.release(pa, order)
+            .expect("a use of a frame ends once, by who began it");
+    }
+}
+
 /// Returns `count` zeroed words, for good.
 pub(crate) fn words(count: usize) -> Option<&'static mut [u64]> {
     let bytes = (count as u64 * 8).next_power_of_two().max(FRAME);
@@ -192,33 +234,6 @@ pub(crate) fn entry(table: Pa, index: usize) -> &'static AtomicU64 {
     // SAFETY: gmap passes only frames it allocated here as tables; they stay mapped in
     // the linear map for ever, and entries are accessed atomically by everyone.
     unsafe { AtomicU64::from_ptr(va as *mut u64) }
-}
-
-/// Runs `f` with the machine's free frames.
-pub(crate) fn with_pool<T>(f: impl FnOnce(&mut Pool<'static>) -> T) -> T {
-    f(POOL.lock().as_mut().expect("the pool is made first"))
-}
-
-/// Cleans `4096 << order` bytes to the point of coherency, so that a guest without caches, or
-/// one that executes them, sees what was written.
-pub(crate) fn clean(pa: Pa, order: u8) {
-    let start = va(pa);
-    // SAFETY: the frame is mapped in the linear map; cleaning a line changes no content.
-    // Lines are 64 bytes or more on every core built so far.
-    unsafe {
-        core::arch::asm!(
-            "2: dc cvac, {at}",
-            "add {at}, {at}, #64",
-            "cmp {at}, {end}",
-            "b.lo 2b",
-            "dsb ish",
-            "ic ialluis",
-            "dsb ish",
-            at = inout(reg) start => _,
-            end = in(reg) start + (FRAME << order),
-            options(nostack)
-        );
-    }
 }
 
 /// Zeroes `4096 << order` bytes and cleans them to the point of coherency.
@@ -255,6 +270,11 @@ pub(crate) fn is_zero(pa: Pa, bytes: u64) -> bool {
         let word = unsafe { AtomicU64::from_ptr((va(pa) + offset) as *mut u64) };
         word.load(Ordering::Relaxed) == 0
     })
+}
+
+/// Reads the 64 bits at `pa`, a multiple of 8 in RAM.
+pub(crate) fn word(pa: Pa) -> u64 {
+    entry(pa.align_down(FRAME), (pa.raw() % FRAME / 8) as usize).load(Ordering::Relaxed)
 }
 
 /// Zeroes `bytes` from `pa`, which the caller has the right to write.
@@ -313,6 +333,18 @@ fn copy_from(to: Pa, from: *const u8, bytes: u64) {
     unsafe {
         core::ptr::copy(from, ptr::<u8>(to), bytes as usize);
     }
+}
+
+/// Reads a byte or a word from RAM that the caller has the right to read.
+pub(crate) fn load(from: Pa, width: Width) -> u64 {
+    let bytes = if width == Width::Byte { 1 } else { 4 };
+    let mut value = 0;
+    for n in (0..bytes).rev() {
+        let at = va(from).wrapping_add(n) as *const u8;
+        // SAFETY: the caller vouches for RAM in the linear map; others may change it meanwhile.
+        value = value << 8 | u64::from(unsafe { core::ptr::read_volatile(at) });
+    }
+    value
 }
 
 /// Returns whether the frame is one that the pool deals in: RAM that is not core's own.

@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
-use gmap::{Budget, Entry, Level, Place, Policy, Sift, Stop};
+use gmap::{Budget, Level, Policy, Sift};
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{
@@ -36,7 +36,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmMemory => vm_memory(root, a, b),
         CoreCall::VmMemoryPolicy => set_policy(root, a, b),
         CoreCall::VmMemoryScan => scan(root, [a, b, c, d, e, f]),
-        CoreCall::VmReclaim => take_back(vcpu, [a, b, c, d, e, f]),
+        CoreCall::VmReclaim => take_back(vcpu),
         CoreCall::HostMemory => host_memory(root, a),
         CoreCall::VmPin => pin(a, b, c),
         CoreCall::VmKey => memory_access::key(vcpu, a, b, c, d),
@@ -56,7 +56,15 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmDestroy
         | CoreCall::VmInfo
         | CoreCall::VmConsole
-        | CoreCall::HostInfo => Err(Status::NotSupported),
+        | CoreCall::VmShare
+        | CoreCall::VcpuAffinity
+        | CoreCall::HostInfo
+        | CoreCall::DeviceInfo
+        | CoreCall::DeviceAssign
+        | CoreCall::DeviceReset
+        | CoreCall::DeviceRevoke
+        | CoreCall::DeviceRead
+        | CoreCall::DeviceWrite => Err(Status::NotSupported),
     };
     let (status, values) = match answer {
         Ok(answer) => answer,
@@ -119,7 +127,7 @@ fn vm_memory(root: &Vm, handle: u64, out: u64) -> Answer {
         limit_bytes: policy.ram_limit,
         table_bytes: stats.table_bytes,
         sidecar_bytes: stats.sidecar_bytes,
-        working_set_bytes: load(&space.working_set),
+        working_set_bytes: space.working_set.lock().bytes(),
         reclaimed_bytes: load(&space.reclaimed),
         shared_bytes: stats.shared_bytes,
         leaves: stats.leaves,
@@ -203,20 +211,44 @@ fn set_policy(root: &Vm, handle: u64, pa: u64) -> Answer {
     done([0; 3])
 }
 
-/// Sets the bits of `from..to`, counted in pages from the first of the bitmap at `bitmap`.
-fn set_bits(bitmap: Pa, from: u64, to: u64) {
-    let mut bit = from;
-    while bit < to {
-        let (word, shift) = (bit / 64, bit % 64);
-        let count = (to - bit).min(64 - shift);
-        let mask = u64::MAX >> (64 - count) << shift;
-        if let Some(pa) = bitmap.checked_add(word * 8) {
-            // SAFETY: the caller checked that the word is granted RAM and aligned; root
-            // may use it meanwhile, so it is accessed atomically.
-            let word = unsafe { AtomicU64::from_ptr(memory::ptr::<u64>(pa)) };
-            word.fetch_or(mask, Ordering::Relaxed);
+/// A bitmap in root's frames: bit n stands for page `ipa + 4096 * n` of a range.
+struct Bitmap {
+    at: Option<Pa>,
+    start: u64,
+    end: u64,
+}
+
+impl Bitmap {
+    /// Checks that a bitmap for `bytes` from `ipa` may be written at `pa`; 0 is none.
+    fn new(root: &Vm, pa: u64, ipa: u64, bytes: u64) -> Result<Self, Status> {
+        if bytes > SCAN_BYTES_MAX || pa & 7 != 0 {
+            return Err(Status::Invalid);
         }
-        bit += count;
+        let at = match pa {
+            0 => None,
+            pa => Some(granted(root, pa, (bytes >> 12).div_ceil(64) * 8)?),
+        };
+        let (start, end) = (ipa, ipa + bytes);
+        Ok(Self { at, start, end })
+    }
+
+    /// Sets the bits of the pages in `from..to` that it has.
+    fn set(&self, from: u64, to: u64) {
+        let Some(at) = self.at else { return };
+        let mut bit = (from.max(self.start) - self.start) >> 12;
+        let end = to.min(self.end).saturating_sub(self.start) >> 12;
+        while bit < end {
+            let (word, shift) = (bit / 64, bit % 64);
+            let count = (end - bit).min(64 - shift);
+            let mask = u64::MAX >> (64 - count) << shift;
+            if let Some(pa) = at.checked_add(word * 8) {
+                // SAFETY: `new` checked that the word is granted RAM and aligned; root may
+                // use it meanwhile, so it is accessed atomically.
+                let word = unsafe { AtomicU64::from_ptr(memory::ptr::<u64>(pa)) };
+                word.fetch_or(mask, Ordering::Relaxed);
+            }
+            bit += count;
+        }
     }
 }
 
@@ -224,26 +256,18 @@ fn scan(root: &Vm, [handle, what, ipa, bytes, bitmap, cursor]: [u64; 6]) -> Answ
     let vm = find(handle)?;
     let what = Scan::from_u64(what).ok_or(Status::Invalid)?;
     let end = ram_range(vm, ipa, bytes)?;
-    if bytes > SCAN_BYTES_MAX || bitmap & 7 != 0 {
-        return Err(Status::Invalid);
-    }
+    let bitmap = Bitmap::new(root, bitmap, ipa, bytes)?;
     let start = if cursor == 0 { ipa } else { cursor };
     if start < ipa || start >= end || start & 0xfff != 0 {
         return Err(Status::Invalid);
     }
-    let bitmap = match bitmap {
-        0 => None,
-        pa => Some(granted(root, pa, (bytes >> 12).div_ceil(64) * 8)?),
-    };
     let mut found = 0;
     let report = |at: Ipa, span: u64| {
         // A leaf may reach out of the range, or begin before the slice.
         let from = at.raw().max(start);
         let to = (at.raw() + span).min(end);
         found += to - from;
-        if let Some(bitmap) = bitmap {
-            set_bits(bitmap, (from - ipa) >> 12, (to - ipa) >> 12);
-        }
+        bitmap.set(from, to);
     };
     let (space, machine) = (&vm.gmap, vm.gmap.machine());
     let gmap = space.shared();
@@ -254,33 +278,33 @@ fn scan(root: &Vm, [handle, what, ipa, bytes, bitmap, cursor]: [u64; 6]) -> Answ
     };
     drop(gmap);
     if what == Scan::Young && ipa == RAM_BASE && end == RAM_BASE + vm.ram_bytes {
-        if start == ipa {
-            space.young_now.store(0, Ordering::Relaxed);
-        }
-        let young = space.young_now.fetch_add(found, Ordering::Relaxed) + found;
+        let mut working_set = space.working_set.lock();
+        working_set.touched(found);
         if next.is_none() {
-            space.working_set.store(young, Ordering::Relaxed);
+            working_set.end_scan();
         }
     }
     slice(next, found)
 }
 
-fn take_back(caller: &mut Vcpu, [handle, what, ipa, bytes, cursor, most]: [u64; 6]) -> Answer {
+fn take_back(caller: &mut Vcpu) -> Answer {
+    let [_, handle, what, ipa, bytes, cursor, most, log, ..] = caller.gpr;
     let vm = find(handle)?;
     let end = ram_range(vm, ipa, bytes)?;
     let start = if cursor == 0 { ipa } else { cursor };
     if start < ipa || start >= end || start & 0xfff != 0 {
         return Err(Status::Invalid);
     }
+    let log = Bitmap::new(caller.vm(), log, ipa, bytes)?;
     let states = reclaim::UNUSED | reclaim::VOLATILE;
     let (next, freed) = match what {
         reclaim::DROP => drop_all(vm, start, end)?,
         reclaim::SPLIT => (split(caller, vm, start, end)?, 0),
-        reclaim::MOVE => (move_frames(vm, start, end)?, 0),
+        reclaim::MOVE => move_frames(vm, start, end)?,
         _ if what == 0 || what & !(states | reclaim::ZERO) != 0 => return Err(Status::Invalid),
         _ => {
             let (next, mut freed) = if what & reclaim::ZERO != 0 {
-                drop_zeroes(vm, start, end, most)
+                drop_zeroes(vm, start, end, most, &log)
             } else {
                 (None, 0)
             };
@@ -291,9 +315,9 @@ fn take_back(caller: &mut Vcpu, [handle, what, ipa, bytes, cursor, most]: [u64; 
                     unused: what & reclaim::UNUSED != 0,
                     volatile: what & reclaim::VOLATILE != 0,
                 };
-                let mut gmap = vm.gmap.exclusive();
                 let machine = &mut vm.gmap.machine();
-                let (more, at) = gmap.sift_states(machine, start, reached, sift, Budget::SLICE);
+                let mut gmap = vm.gmap.exclusive();
+                let (more, at) = gmap.sift(machine, (start, reached), sift, Budget::SLICE);
                 freed += more;
                 at.or(next)
             } else {
@@ -302,11 +326,59 @@ fn take_back(caller: &mut Vcpu, [handle, what, ipa, bytes, cursor, most]: [u64; 
             (next, freed)
         }
     };
-    vm.gmap.reclaimed.fetch_add(freed, Ordering::Relaxed);
+    if what != reclaim::MOVE {
+        vm.gmap.reclaimed.fetch_add(freed, Ordering::Relaxed);
+    }
     if freed >= most && most != 0 {
         return done([next.map_or(0, Ipa::raw), freed, 0]);
     }
     slice(next, freed)
+}
+
+/// Leaves that move, or are looked at for zeroes, while the lock is held once: a block of 2
+/// MiB takes as long as 512 pages.
+const LEAVES: usize = 4;
+/// Times that the lock is taken in one call.
+const TURNS: usize = 16;
+
+/// Drops pages of zeroes.
+fn drop_zeroes(vm: &Vm, start: u64, end: u64, most: u64, log: &Bitmap) -> (Option<Ipa>, u64) {
+    let machine = &mut vm.gmap.machine();
+    let (mut at, mut freed) = (start, 0);
+    for _ in 0..TURNS {
+        if at >= end || (most != 0 && freed >= most) {
+            break;
+        }
+        let mut gmap = vm.gmap.exclusive();
+        let before = gmap.stats().zero_bytes;
+        let budget = Budget::leaves(LEAVES);
+        let report = |ipa: Ipa, span| log.set(ipa.raw(), ipa.raw() + span);
+        let next = gmap.drop_zeroes(machine, (at, end), budget, report);
+        freed += gmap.stats().zero_bytes - before;
+        at = next.map_or(end, Ipa::raw);
+    }
+    (Ipa::new(at).filter(|_| at < end), freed)
+}
+
+/// Moves every frame of the range to another one.
+fn move_frames(vm: &Vm, start: u64, end: u64) -> Result<(Option<Ipa>, u64), Status> {
+    let machine = &mut vm.gmap.machine();
+    let (mut at, mut bytes) = (start, 0);
+    for _ in 0..TURNS {
+        let budget = Budget::leaves(LEAVES);
+        let mut gmap = vm.gmap.exclusive();
+        let moved = gmap.move_frames(machine, (at, end), budget, |_, _| true);
+        drop(gmap);
+        bytes += moved.bytes;
+        if moved.short {
+            return Err(Status::Exhausted);
+        }
+        let Some(next) = moved.next else {
+            return Ok((None, bytes));
+        };
+        at = next.raw();
+    }
+    Ok((Ipa::new(at), bytes))
 }
 
 fn drop_all(vm: &Vm, start: u64, end: u64) -> Result<(Option<Ipa>, u64), Status> {
@@ -335,54 +407,6 @@ fn split(caller: &mut Vcpu, vm: &Vm, start: u64, end: u64) -> Result<Option<Ipa>
     }
 }
 
-/// Leaves moved in one call, each copied with the lock held exclusively.
-const MOVED_LEAVES: usize = 8;
-
-/// Gives pages other frames, with what they hold.
-fn move_frames(vm: &Vm, start: u64, end: u64) -> Result<Option<Ipa>, Status> {
-    let machine = &mut vm.gmap.machine();
-    let mut gmap = vm.gmap.exclusive();
-    let budget = Budget::leaves(MOVED_LEAVES);
-    let moved = gmap.move_frames(machine, (start, end), budget, |_, _| true);
-    match moved.short && moved.bytes == 0 {
-        true => Err(Status::Exhausted),
-        false => Ok(moved.next),
-    }
-}
-
-/// Leaves looked at for zeroes in one call.
-const ZERO_LEAVES: usize = 64;
-
-/// Drops pages of zeroes: looked for with the lock held shared, then taken one by one.
-fn drop_zeroes(vm: &Vm, start: u64, end: u64, most: u64) -> (Option<Ipa>, u64) {
-    let machine = &mut vm.gmap.machine();
-    let (mut at, mut freed) = (start, 0);
-    for _ in 0..ZERO_LEAVES {
-        if at >= end || (most != 0 && freed >= most) {
-            break;
-        }
-        let gmap = vm.gmap.shared();
-        let visit = |_: &_, _: Ipa, place: &mut Place| match place.entry() {
-            Entry::Leaf(leaf) if !leaf.special() => Err((leaf, place.level())),
-            _ => Ok(()),
-        };
-        let (here, leaf, span) = match gmap.range(machine, at, end, true, Budget::SLICE, visit) {
-            Err(Stop::Visitor { at, why }) => (at.raw(), why.0, why.1.span()),
-            Ok(reached) => return (Ipa::new(reached).filter(|_| reached < end), freed),
-            Err(Stop::AddressSize) => return (None, freed),
-        };
-        let base = here & !(span - 1);
-        let whole = base >= start && base + span <= end;
-        let zero = whole && memory::is_zero(leaf.base(), span);
-        drop(gmap);
-        if zero && let Some(base) = Ipa::new(base) {
-            freed += vm.gmap.exclusive().drop_zero(machine, base);
-        }
-        at = base + span;
-    }
-    (Ipa::new(at).filter(|_| at < end), freed)
-}
-
 /// Returns the status that stands for why a key or state operation was refused.
 pub(crate) fn refusal(error: gmap::KeyError) -> Status {
     match error {
@@ -390,8 +414,7 @@ pub(crate) fn refusal(error: gmap::KeyError) -> Status {
         gmap::KeyError::NoRam => Status::OutsideRam,
         gmap::KeyError::Invalid => Status::Invalid,
         gmap::KeyError::NoMemory | gmap::KeyError::Limit => Status::Exhausted,
-        gmap::KeyError::Again => Status::Again,
-        gmap::KeyError::Shared => Status::NotSupported,
+        gmap::KeyError::Again | gmap::KeyError::Shared => Status::Again,
     }
 }
 

@@ -1,15 +1,19 @@
 //! Loads and stores of guests that hit a device: the routing, and nothing else.
 
+use core::sync::atomic::Ordering;
+
 use ::vcpu::exit::Access;
 use arch::{Ipa, Width};
 use guest_abi::core_call::ExitClass;
 use guest_abi::map::{
-    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, RTC_BASE, UART_BASE, UART_BYTES, UART_INTID,
+    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, PCI_ECAM_BASE, PCI_ECAM_BYTES, RTC_BASE,
+    UART_BASE, UART_BYTES, UART_INTID,
 };
 
 use crate::guest::Vcpu;
+use crate::passthrough::Stored;
 use crate::serial::LinePrinter;
-use crate::{exits, root, schedule, timer, world};
+use crate::{exits, passthrough, root, schedule, timer, world};
 
 /// Where in the guest's map an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,7 @@ enum Device {
     Redistributor { vcpu: usize, offset: u64 },
     Uart(u64),
     Clock(u64),
+    PciConfig(u64),
     Nothing,
 }
 
@@ -39,10 +44,14 @@ fn device(ipa: u64, vcpus: usize) -> Device {
     if ipa.wrapping_sub(RTC_BASE) < UART_BYTES {
         return Device::Clock(ipa - RTC_BASE);
     }
+    if ipa.wrapping_sub(PCI_ECAM_BASE) < PCI_ECAM_BYTES {
+        return Device::PciConfig(ipa - PCI_ECAM_BASE);
+    }
     Device::Nothing
 }
 
 /// Performs the access and moves past it.
+#[inline(always)]
 pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
     let device = device(ipa.raw(), vcpu.vm().vcpus);
     if write {
@@ -55,6 +64,7 @@ pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
     exits::skip(vcpu);
 }
 
+#[inline(always)]
 fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
     let vm = vcpu.vm();
     match device {
@@ -90,13 +100,17 @@ fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
                     .read(offset, u64::from(timer::wall_clock_seconds())),
             )
         }
-        Device::Nothing => {
+        Device::PciConfig(offset) if vm.devices.load(Ordering::Relaxed) != 0 => {
+            passthrough::config_load(vm, offset, width)
+        }
+        Device::PciConfig(_) | Device::Nothing => {
             vcpu.count(ExitClass::Unclaimed);
             0
         }
     }
 }
 
+#[inline(always)]
 fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
     let vm = vcpu.vm();
     let kick = match device {
@@ -128,7 +142,14 @@ fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
                 .write(offset, value as u32, u64::from(timer::wall_clock_seconds()));
             return;
         }
-        Device::Nothing => {
+        Device::PciConfig(offset) if vm.devices.load(Ordering::Relaxed) != 0 => {
+            if passthrough::config_store(vcpu, offset, width, value) == Stored::Again {
+                // It has not happened yet: what comes after this moves on to it again.
+                vcpu.pc = vcpu.pc.wrapping_sub(4);
+            }
+            return;
+        }
+        Device::PciConfig(_) | Device::Nothing => {
             vcpu.count(ExitClass::Unclaimed);
             return;
         }

@@ -2,14 +2,14 @@
 #![expect(unsafe_code, reason = "TPIDR_EL2 holds a pointer")]
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use boot_entry::CPUS_MAX;
-use sched::{Deadlines, RunQueue};
+use sched::{Deadlines, RunQueue, Tuning};
 use spin::Mutex;
 
 use crate::guest::{VCPU_IDS, Vcpu};
-use crate::hw;
+use crate::{hw, timer};
 
 /// One core.
 #[derive(Debug)]
@@ -25,8 +25,17 @@ pub(crate) struct PerCpu {
     pub(crate) redistributor: AtomicU64,
     /// Set when the choice of who runs must be made anew.
     pub(crate) resched: AtomicBool,
-    /// Counter value at which the running vCPU's slice ends; `u64::MAX` for never.
-    pub(crate) slice_end: AtomicU64,
+    /// Counter value at which the running vCPU's turn ends, or one that is held back may go
+    /// on; `u64::MAX` for never.
+    pub(crate) wakes_at: AtomicU64,
+    /// Somebody waits for this core.
+    pub(crate) crowded: AtomicBool,
+    /// The vCPU that runs gives the core up at the next choice.
+    pub(crate) yielding: AtomicBool,
+    /// A vCPU that may not run here is, or may be, in the queue.
+    pub(crate) misplaced: AtomicBool,
+    /// Ticks that the running vCPU waited by WFI and that the queue does not know of.
+    pub(crate) waited: AtomicU64,
     /// HCR_EL2 as it is now, so that it is written only when it changes.
     pub(crate) hcr: AtomicU64,
     /// Set once the core takes part.
@@ -48,14 +57,49 @@ impl PerCpu {
             mpidr: AtomicU64::new(0),
             redistributor: AtomicU64::new(0),
             resched: AtomicBool::new(false),
-            slice_end: AtomicU64::new(u64::MAX),
+            wakes_at: AtomicU64::new(u64::MAX),
+            crowded: AtomicBool::new(false),
+            yielding: AtomicBool::new(false),
+            misplaced: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
             hcr: AtomicU64::new(0),
             online: AtomicBool::new(false),
-            queue: Mutex::new(RunQueue::new()),
+            queue: Mutex::new(RunQueue::new(Tuning::new(1_000_000_000))),
             deadlines: Mutex::new(Deadlines::new()),
             scrubbing: Mutex::new(None),
         }
     }
+}
+
+impl PerCpu {
+    /// Returns this core's number.
+    pub(crate) fn number(&self) -> usize {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether this core has nothing to do.
+    pub(crate) fn set_idle(&self, idle: bool) {
+        let bit = 1 << self.number();
+        if idle {
+            IDLE.fetch_or(bit, Ordering::SeqCst);
+        } else if self.is_idle() {
+            IDLE.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Returns whether this core has nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        IDLE.load(Ordering::SeqCst) >> self.number() & 1 == 1
+    }
+}
+
+/// Bit n: core n has nothing to do.
+static IDLE: AtomicU32 = AtomicU32::new(0);
+const _: () = assert!(CPUS_MAX <= 32);
+
+/// Returns whether any core has nothing to do.
+pub(crate) fn any_idle() -> bool {
+    IDLE.load(Ordering::Relaxed) != 0
 }
 
 static CPUS: [PerCpu; CPUS_MAX] = [const { PerCpu::new() }; CPUS_MAX];
@@ -82,6 +126,7 @@ pub(crate) fn this() -> &'static PerCpu {
 pub(crate) fn install(index: usize) {
     let cpu = cpu(index);
     cpu.index.store(index, Ordering::Relaxed);
+    cpu.queue.lock().tune(timer::tuning());
     cpu.mpidr
         .store(hw::mpidr_el1() & 0xff_00ff_ffff, Ordering::Relaxed);
     hw::set_tpidr_el2(ptr::from_ref(cpu) as u64);

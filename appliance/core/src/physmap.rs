@@ -2,7 +2,7 @@
 //! drives at [`PHYSMAP`] + PA, and the one page that other cores wake up in.
 #![expect(unsafe_code, reason = "writes page tables and switches to them")]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use boot_entry::tables::{self, Kind, MapError, Pages};
 use boot_entry::{CORE_BASE, PHYSMAP};
@@ -12,6 +12,8 @@ use spin::Mutex;
 use crate::{hw, layout};
 
 const POOL_PAGES: usize = 64;
+/// Where [`window_entry`] shows a page: past what the linear map and the image use.
+pub(crate) const WINDOW: u64 = 0x7000_0000_0000;
 const STACK_BYTES: u64 = 0x1_0000;
 
 #[repr(C, align(4096))]
@@ -41,6 +43,19 @@ impl Builder {
     }
 }
 
+impl Builder {
+    /// Returns the level 3 entry for `va`, to which all tables are there.
+    fn entry(&self, root: u64, va: u64) -> Option<&'static AtomicU64> {
+        const OUTPUT: u64 = 0x0000_ffff_ffff_f000;
+        let index = |shift: u32| (va >> shift & 511) as usize;
+        let mut table = root;
+        for shift in [39, 30, 21] {
+            table = self.read(table, index(shift)) & OUTPUT;
+        }
+        self.table(table).get(index(12))
+    }
+}
+
 impl Pages for Builder {
     fn page(&mut self) -> Option<u64> {
         let page = POOL.get(self.used)?;
@@ -59,6 +74,14 @@ impl Pages for Builder {
             entry.store(value, Ordering::Relaxed);
         }
     }
+}
+
+static WINDOW_ENTRY: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Returns the level 3 entry of [`WINDOW`], which its user fills and clears.
+pub(crate) fn window_entry() -> Option<&'static AtomicU64> {
+    // SAFETY: null, or an entry of a table in the static pool, which is never freed.
+    unsafe { WINDOW_ENTRY.load(Ordering::Acquire).as_ref() }
 }
 
 /// Maps core itself, with its permissions, and switches to these tables.
@@ -120,6 +143,14 @@ pub(crate) fn finish(info: &BootInfo) -> Result<(), MapError> {
     }
     if let Some(uart) = info.uart {
         physmap(uart.registers, Kind::Device)?;
+    }
+    // The tables on the way to the window stay; what it shows meanwhile does not matter.
+    let anything = info.gic.distributor.pa & !0xfff;
+    tables::map(builder, root, WINDOW, anything, 4096, Kind::Device)?;
+    if let Some(entry) = builder.entry(root, WINDOW) {
+        entry.store(0, Ordering::Release);
+        let entry = core::ptr::from_ref(entry).cast_mut();
+        WINDOW_ENTRY.store(entry, Ordering::Release);
     }
     // SAFETY: the word is written here once, before any other core starts.
     unsafe { final_ttbr.store(root, Ordering::Release) };

@@ -1,80 +1,122 @@
 //! Which vCPU runs on this core, and who is told when that changes.
 //!
-//! A core's vCPUs take turns (`sched::RunQueue`), root first. While only one wants the
-//! core there is no tick and its WFI is its own: the core waits inside the guest, and any
-//! interrupt brings it out. The lock of a core's queue guards [`Run`] of the vCPUs at home
-//! there; it is the innermost lock and nothing is called with it held.
+//! Each core has a queue (`sched::RunQueue`), which says who runs and for how long; `place`
+//! moves vCPUs between them. While one vCPU is alone on its core there is no tick: its WFI
+//! waits here, with its registers left where they are.
+//!
+//! The lock of a core's queue guards the run state ([`Run`]) of every vCPU whose home that
+//! core is, and its home itself: a vCPU changes home only under the locks of both queues, and
+//! only while no core holds its registers. Inside it are only a VM's limit and a vCPU's account.
 
 use core::sync::atomic::Ordering;
 
 use guest_abi::core_call::VmState;
+use sched::{Entity, Phase, RunQueue, Why};
+use spin::MutexGuard;
 
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
+use crate::place::{self, Known};
 use crate::{gic, hw, interrupt, pins, root, scrub, timer, world};
+
+/// Who runs and waits on a core.
+pub(crate) type Queue = RunQueue<{ guest::VCPU_IDS }>;
+
+/// Locks the queue of the core that is `vcpu`'s home.
+pub(crate) fn lock_home(vcpu: &VcpuControl) -> (&'static PerCpu, MutexGuard<'static, Queue>) {
+    loop {
+        let home = per_cpu::cpu(vcpu.home());
+        let queue = home.queue.lock();
+        // It may have moved before the lock was ours. Under it, it cannot.
+        if core::ptr::eq(home, per_cpu::cpu(vcpu.home())) {
+            return (home, queue);
+        }
+    }
+}
 
 /// Makes a blocked vCPU want to run, and a running one look up.
 pub(crate) fn wake(vcpu: &VcpuControl) {
-    let home = per_cpu::cpu(vcpu.home);
-    let mut queue = home.queue.lock();
+    place::find_home(vcpu);
+    let (home, mut queue) = lock_home(vcpu);
     match vcpu.run() {
-        Run::Blocked => {
-            vcpu.set_run(Run::Queued);
-            enqueue(&mut queue, vcpu);
-        }
+        Run::Blocked => enqueue(home, queue, vcpu),
         Run::Running => {
             drop(queue);
+            // It may wait, still running as far as the queue knows.
+            vcpu.attention.store(true, Ordering::Release);
             if !core::ptr::eq(home, per_cpu::this()) {
                 gic::kick(home.mpidr.load(Ordering::Relaxed));
             }
-            return;
         }
-        Run::Off | Run::Queued => return,
+        Run::Queued if vcpu.vm().stopping.load(Ordering::Acquire) => {
+            // What has to go does not wait for its limit.
+            queue.release(vcpu.id);
+            drop(queue);
+            notify(home);
+        }
+        Run::Off | Run::Queued => {}
     }
-    drop(queue);
-    notify(home);
 }
 
 /// Switches a vCPU on; its home core gives it the registers that `start` asks for.
 ///
 /// Returns false if it is on already.
 pub(crate) fn power_on(vcpu: &VcpuControl, pc: u64, x0: u64) -> bool {
-    let home = per_cpu::cpu(vcpu.home);
-    let mut queue = home.queue.lock();
+    place::find_home(vcpu);
+    let (home, queue) = lock_home(vcpu);
     if vcpu.run() != Run::Off {
         return false;
     }
     *vcpu.start.lock() = Some((pc, x0));
-    vcpu.set_run(Run::Queued);
-    enqueue(&mut queue, vcpu);
-    drop(queue);
-    notify(home);
+    enqueue(home, queue, vcpu);
     true
 }
 
-fn enqueue(queue: &mut sched::RunQueue<{ guest::VCPU_IDS }>, vcpu: &VcpuControl) {
-    let pushed = if vcpu.vm().is_root() {
-        queue.push_front(vcpu.id)
-    } else {
-        queue.push_back(vcpu.id)
+fn enqueue(home: &PerCpu, mut queue: MutexGuard<'_, Queue>, vcpu: &VcpuControl) {
+    let now = hw::cntpct();
+    vcpu.set_run(Run::Queued, now);
+    let entity = Entity {
+        id: vcpu.id,
+        age: vcpu.age.load(Ordering::Relaxed),
+        boosted: vcpu.vm().is_root(),
+        ..Entity::default()
     };
-    pushed.expect("a queue has room for every vCPU, and holds each at most once");
+    let look = queue
+        .wake(entity, now, &Known)
+        .expect("a queue has room for every vCPU, and holds each at most once");
+    let busy = queue.running().is_some();
+    drop(queue);
+    if look {
+        notify(home);
+    }
+    if busy {
+        place::offer(home, vcpu);
+    }
 }
 
 /// Makes a core choose anew.
-fn notify(home: &PerCpu) {
+pub(crate) fn notify(home: &PerCpu) {
     home.resched.store(true, Ordering::Release);
     if !core::ptr::eq(home, per_cpu::this()) {
         gic::kick(home.mpidr.load(Ordering::Relaxed));
     }
 }
 
+/// Takes `vcpu`, which runs on this core, out of the queue.
+fn stop_running(queue: &mut Queue, vcpu: &VcpuControl, run: Run, now: u64) {
+    let cpu = per_cpu::this();
+    queue.forgive(cpu.waited.swap(0, Ordering::Relaxed));
+    if let Some(entity) = queue.stop(now, &mut Known) {
+        vcpu.age.store(entity.age, Ordering::Relaxed);
+    }
+    vcpu.set_run(run, now);
+    cpu.resched.store(true, Ordering::Relaxed);
+}
+
 /// Switches `vcpu`, which runs on this core, off.
 pub(crate) fn power_off(vcpu: &VcpuControl) {
-    let cpu = per_cpu::this();
-    let _queue = cpu.queue.lock();
-    vcpu.set_run(Run::Off);
-    cpu.resched.store(true, Ordering::Relaxed);
+    let mut queue = per_cpu::this().queue.lock();
+    stop_running(&mut queue, vcpu, Run::Off, hw::cntpct());
 }
 
 /// Blocks `vcpu`, which runs on this core, unless something already waits for it.
@@ -84,20 +126,91 @@ pub(crate) fn block(vcpu: &mut Vcpu) {
         return;
     }
     let cpu = per_cpu::this();
-    let _queue = cpu.queue.lock();
+    wait_here(cpu, vcpu);
+    let mut queue = cpu.queue.lock();
     // Whoever pends an interrupt sets `attention` first and looks at `run` second; here it
     // is the other way round, under the lock that orders both.
     if !vcpu.attention.load(Ordering::Acquire) {
-        vcpu.set_run(Run::Blocked);
-        cpu.resched.store(true, Ordering::Relaxed);
+        stop_running(&mut queue, vcpu, Run::Blocked, hw::cntpct());
+    }
+}
+
+/// Waits with `vcpu` loaded and running until it, or anyone else, has something to do: while
+/// it is alone on its core, waiting and going on costs no choice of who runs.
+fn wait_here(cpu: &PerCpu, vcpu: &Vcpu) {
+    let busy = || {
+        vcpu.attention.load(Ordering::Acquire)
+            || cpu.resched.load(Ordering::Acquire)
+            || cpu.crowded.load(Ordering::Relaxed)
+    };
+    if busy() {
+        return;
+    }
+    let start = hw::cntpct();
+    vcpu.enter(Phase::Waiting, start);
+    cpu.set_idle(true);
+    while !busy() {
+        idle(cpu);
+    }
+    cpu.set_idle(false);
+    let now = hw::cntpct();
+    vcpu.enter(Phase::Running, now);
+    cpu.waited.store(
+        cpu.waited.load(Ordering::Relaxed) + (now - start),
+        Ordering::Relaxed,
+    );
+}
+
+/// Takes `vcpu`, which runs on this core, off it until a device is ready for it or something
+/// wakes it; its deadline is set. Unless it has its interrupts masked, one that is pending
+/// keeps it running: it can be taken first.
+pub(crate) fn pause(vcpu: &mut Vcpu) {
+    const PSTATE_I: u64 = 1 << 7;
+    if vcpu.pstate & PSTATE_I == 0 {
+        world::refill(vcpu);
+        if vcpu.vm().vgic.lock().pending(vcpu.index) {
+            return;
+        }
+    }
+    let cpu = per_cpu::this();
+    let now = hw::cntpct();
+    vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
+    let mut queue = cpu.queue.lock();
+    if !vcpu.attention.load(Ordering::Acquire) {
+        stop_running(&mut queue, vcpu, Run::Blocked, now);
+        vcpu.enter(Phase::Parked, now);
     }
 }
 
 /// Lets others of this core run, if any wait.
 pub(crate) fn yield_now() {
     let cpu = per_cpu::this();
-    cpu.slice_end.store(0, Ordering::Relaxed);
+    cpu.yielding.store(true, Ordering::Relaxed);
     cpu.resched.store(true, Ordering::Relaxed);
+}
+
+/// Lets `target`, a vCPU of the caller's VM, have this core if it wants to run and does not.
+pub(crate) fn yield_to(target: &VcpuControl) {
+    let cpu = per_cpu::this();
+    if target.run() != Run::Queued {
+        return;
+    }
+    place::pull(cpu, target);
+    if cpu.queue.lock().favour(|id| id == target.id) {
+        yield_now();
+    }
+}
+
+/// The loaded `vcpu` spins: one of its VM that lost this core against its will may have what
+/// it spins for.
+pub(crate) fn yield_by_spinner(vcpu: &Vcpu) {
+    let vm = vcpu.vm();
+    let is_holder = |id: u16| {
+        guest::by_id(usize::from(id))
+            .is_some_and(|other| core::ptr::eq(other.vm(), vm) && other.is_preempted())
+    };
+    per_cpu::this().queue.lock().favour(is_holder);
+    yield_now();
 }
 
 /// Ends `vm` in state `to`: every vCPU goes off at its next exit, which is made to come.
@@ -148,13 +261,22 @@ pub(crate) fn choose(cpu: &PerCpu) -> *mut Vcpu {
         let current = cpu.current.load(Ordering::Relaxed);
         if let Some(vcpu) = world::as_mut(current)
             && vcpu.run() == Run::Running
+            && !cpu.resched.load(Ordering::Relaxed)
             && attend(vcpu)
             && !cpu.resched.load(Ordering::Relaxed)
         {
             return current;
         }
-        if let Some(next) = pick(cpu) {
+        let next = pick(cpu).or_else(|| {
+            // Before the last look: whoever has a vCPU to give away from now on sees that
+            // this core could have it.
+            cpu.set_idle(true);
+            pick(cpu)
+        });
+        if let Some(next) = next {
+            cpu.set_idle(false);
             if next == current {
+                place::after_switch(cpu);
                 // Its interrupts may have changed while it waited.
                 if let Some(vcpu) = world::as_mut(next)
                     && attend(vcpu)
@@ -162,15 +284,21 @@ pub(crate) fn choose(cpu: &PerCpu) -> *mut Vcpu {
                     return next;
                 }
             } else if start(cpu, next) {
+                place::after_switch(cpu);
                 return next;
             }
             continue;
         }
-        // A vCPU that is off is nobody's to hold: its VM may be about to go.
-        if world::as_mut(current).is_some_and(|v| v.run() == Run::Off) {
+        // One that is off is nobody's to hold: its VM may be about to go. Nor is one that is
+        // to run elsewhere.
+        let leaves = |vcpu: &mut Vcpu| vcpu.run() == Run::Off || !vcpu.may_run_on(cpu.number());
+        if world::as_mut(current).is_some_and(leaves) {
             world::switch_to(cpu, core::ptr::null_mut());
         }
-        idle(cpu);
+        place::after_switch(cpu);
+        if !cpu.resched.load(Ordering::Acquire) {
+            idle(cpu);
+        }
     }
 }
 
@@ -214,64 +342,55 @@ fn start(cpu: &PerCpu, next: *mut Vcpu) -> bool {
     true
 }
 
-/// Takes the next vCPU out of the queue, or leaves the one that runs where it is.
+/// Chooses who runs on this core; that one's run state says so from now on.
 fn pick(cpu: &PerCpu) -> Option<*mut Vcpu> {
     let now = hw::cntpct();
+    let mut why = match cpu.yielding.swap(false, Ordering::Relaxed) {
+        true => Why::Yield,
+        false => Why::News,
+    };
+    let gave_up = why == Why::Yield;
     let mut queue = cpu.queue.lock();
     cpu.resched.store(false, Ordering::Relaxed);
-    let current = cpu.current.load(Ordering::Relaxed);
-    let running = world::as_mut(current).filter(|v| v.run() == Run::Running);
-    let slice_end = cpu.slice_end.load(Ordering::Relaxed);
-    let next = match running {
-        Some(vcpu) => {
-            let root_waits = queue.first().is_some_and(is_root) && !vcpu.vm().is_root();
-            if queue.is_empty() {
-                cpu.slice_end.store(u64::MAX, Ordering::Relaxed);
-                current
-            } else if !root_waits && (now < slice_end) {
-                if slice_end == u64::MAX {
-                    cpu.slice_end
-                        .store(now + timer::ticks(sched::SLICE_NS), Ordering::Relaxed);
-                }
-                current
-            } else {
-                let next = queue.pop()?;
-                vcpu.set_run(Run::Queued);
-                // To the back even when root cut its slice short: at the front it could keep
-                // the core for ever, with a root that wakes often enough.
-                queue
-                    .push_back(vcpu.id)
-                    .expect("its place in the queue was free");
-                start_slice(cpu, now);
-                guest::pointer(next)
-            }
+    queue.forgive(cpu.waited.swap(0, Ordering::Relaxed));
+    let before = queue.running();
+    let timed_out = queue.is_timed_out(now);
+    let mut push = place::Push::default();
+    place::evict_misplaced(cpu, &mut queue, now);
+    for _ in 0..place::ROUNDS {
+        let _ = queue.next(now, why, &mut Known);
+        why = Why::News;
+        if place::evict_misplaced(cpu, &mut queue, now) {
+            continue;
         }
-        None => {
-            let next = queue.pop();
-            match next {
-                Some(_) if !queue.is_empty() => start_slice(cpu, now),
-                _ => cpu.slice_end.store(u64::MAX, Ordering::Relaxed),
-            }
-            next.map_or(core::ptr::null_mut(), guest::pointer)
+        // What comes from another core is behind: it may have to run at once.
+        let idle = queue.running().is_none();
+        if !(idle || timed_out) || !place::even_out(cpu, &mut queue, now, idle, &mut push) {
+            break;
         }
-    };
-    if let Some(vcpu) = world::as_mut(next) {
-        vcpu.set_run(Run::Running);
     }
-    let alone = queue.is_empty();
+    let chosen = queue.running();
+    if chosen != before {
+        if let Some(vcpu) = before.and_then(|id| guest::by_id(usize::from(id))) {
+            if gave_up {
+                vcpu.set_run(Run::Queued, now);
+            } else {
+                vcpu.set_preempted(now);
+            }
+        }
+        if let Some(vcpu) = chosen.and_then(|id| guest::by_id(usize::from(id))) {
+            vcpu.set_run(Run::Running, now);
+        }
+    }
+    let crowded = queue.load(now) > 1;
+    let at = queue.wakes_at(now);
     drop(queue);
+    cpu.wakes_at.store(at, Ordering::Relaxed);
+    cpu.crowded.store(crowded, Ordering::Relaxed);
     timer::arm(cpu);
-    world::trap_waits(cpu, !alone);
-    (!next.is_null()).then_some(next)
-}
-
-fn start_slice(cpu: &PerCpu, now: u64) {
-    cpu.slice_end
-        .store(now + timer::ticks(sched::SLICE_NS), Ordering::Relaxed);
-}
-
-fn is_root(id: u16) -> bool {
-    usize::from(id) >= guest::ROOT_SLOT * guest_abi::map::VCPUS_MAX as usize
+    world::trap_waits(cpu, crowded);
+    push.tell();
+    chosen.map(guest::pointer)
 }
 
 /// Waits for an interrupt and takes it; until one comes, zeroes frames.

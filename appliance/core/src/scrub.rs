@@ -10,7 +10,6 @@ use arch::Pa;
 use gmap::{Scrubbing, Stock, Unscrubbed};
 use spin::Mutex;
 
-use crate::memory;
 use crate::per_cpu::{self, PerCpu};
 use crate::stage2::Stage2;
 
@@ -30,6 +29,16 @@ pub(crate) fn scrubbed() -> (u64, u64) {
     (WAITED.load(Ordering::Relaxed), IDLE.load(Ordering::Relaxed))
 }
 
+/// Counts bytes that went to the stock from the pool, whose lock is held.
+pub(crate) fn count(bytes: u64) {
+    BYTES.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// Counts bytes that went from the stock to the pool, whose lock is held.
+pub(crate) fn uncount(bytes: u64) {
+    BYTES.fetch_sub(bytes, Ordering::Relaxed);
+}
+
 /// Counts bytes that were zeroed while somebody waited.
 pub(crate) fn waited(bytes: u64) {
     WAITED.fetch_add(bytes, Ordering::Relaxed);
@@ -45,22 +54,22 @@ pub(crate) fn take(order: u8) -> Option<Pa> {
 
 /// Gives all frames back to the pool. Returns whether there were any.
 pub(crate) fn release() -> bool {
+    let machine = &mut Stage2::stock();
     let mut stock = core::mem::take(&mut *STOCK.lock());
     let mut freed = stock.bytes();
-    stock.release(&mut Stage2::unseen());
+    stock.release(machine);
     for cpu in per_cpu::online() {
         if let Some(frame) = cpu.scrubbing.try_lock().and_then(|mut half| half.take()) {
             freed += frame.bytes();
-            frame.free(&mut Stage2::unseen());
+            frame.free(machine);
         }
     }
-    BYTES.fetch_sub(freed, Ordering::Relaxed);
     freed > 0
 }
 
 /// Zeroes a little of what the stock lacks. Returns whether there may be more to do.
 pub(crate) fn work(cpu: &PerCpu) -> bool {
-    let machine = &mut Stage2::unseen();
+    let machine = &mut Stage2::stock();
     // No lock is held meanwhile: an allocation may empty the stock.
     let half = cpu.scrubbing.lock().take();
     let frame = match half {
@@ -70,8 +79,7 @@ pub(crate) fn work(cpu: &PerCpu) -> bool {
             None => return false,
         },
     };
-    let bytes = frame.bytes();
-    IDLE.fetch_add(bytes.min(64 << 10), Ordering::Relaxed);
+    IDLE.fetch_add(frame.bytes().min(64 << 10), Ordering::Relaxed);
     match frame.step(machine) {
         Err(frame) => *cpu.scrubbing.lock() = Some(frame),
         Ok(zeroed) => {
@@ -79,7 +87,6 @@ pub(crate) fn work(cpu: &PerCpu) -> bool {
             if let Err(frame) = put {
                 // Another core was quicker.
                 frame.free(machine);
-                BYTES.fetch_sub(bytes, Ordering::Relaxed);
             }
         }
     }
@@ -88,9 +95,5 @@ pub(crate) fn work(cpu: &PerCpu) -> bool {
 
 fn begin(machine: &mut Stage2<'_>) -> Option<Scrubbing> {
     let order = STOCK.lock().wants()?;
-    // What the pool has not, the stock does not take from itself.
-    memory::largest_order().filter(|largest| *largest >= order)?;
-    let frame = Unscrubbed::alloc(machine, order)?;
-    BYTES.fetch_add(4096 << order, Ordering::Relaxed);
-    Some(frame.begin())
+    Some(Unscrubbed::alloc(machine, order)?.begin())
 }

@@ -3,18 +3,19 @@
 //!
 //! The lock is held shared by faults, age, dirty logs, keys and page states, exclusively by
 //! whoever takes frames or tables away. It is taken after no other lock but the console's and
-//! before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
+//! a device's, and before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
 //! frames to be wiped.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Vmids};
+use gmap::{Event, Features, Gmap, Machine, Scrubbing, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
 use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::passthrough::smmu;
 use crate::{guest, hw, memory, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
@@ -126,10 +127,14 @@ pub(crate) struct Space {
     pub(crate) tlbi: Counts,
     /// Bytes of RAM given back since the VM was made.
     pub(crate) reclaimed: AtomicU64,
-    /// Bytes found young by the scan of age that is going on, and by the last whole one.
-    pub(crate) young_now: AtomicU64,
-    /// See `young_now`.
-    pub(crate) working_set: AtomicU64,
+    /// A device sees through these tables: the SMMU's copies of them go with the cores'.
+    pub(crate) dma: AtomicBool,
+    /// What whole scans of age found.
+    pub(crate) working_set: Mutex<WorkingSet>,
+    /// How far shared pages have been given frames of the VM's own. Changes under the lock.
+    pub(crate) unshared: AtomicU64,
+    /// A frame of 1 GiB that a fault waits for, as far as it is zeroed.
+    pub(crate) huge: Mutex<Option<Scrubbing>>,
     /// Pages that vCPUs need while they run.
     pub(crate) pins: pins::Pins,
 }
@@ -142,8 +147,10 @@ impl Space {
             slot,
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
-            young_now: AtomicU64::new(0),
-            working_set: AtomicU64::new(0),
+            dma: AtomicBool::new(false),
+            working_set: Mutex::new(WorkingSet::default()),
+            unshared: AtomicU64::new(0),
+            huge: Mutex::new(None),
             pins: pins::Pins::new(),
         }
     }
@@ -160,26 +167,54 @@ impl Space {
 
     /// Returns what its tables live on.
     pub(crate) fn machine(&self) -> Stage2<'_> {
-        Stage2(Some(self))
+        Stage2 {
+            space: Some(self),
+            stock: false,
+        }
     }
 }
 
 /// Table memory, frames and TLB maintenance, for one VM.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stage2<'a>(Option<&'a Space>);
+pub(crate) struct Stage2<'a> {
+    space: Option<&'a Space>,
+    /// Frames are taken for, and come from, the stock: they count as free all the time.
+    stock: bool,
+}
 
 impl Stage2<'_> {
     /// For a space that no vCPU can have used yet.
     pub(crate) const fn unseen() -> Self {
-        Self(None)
+        Self {
+            space: None,
+            stock: false,
+        }
+    }
+
+    /// For frames that are zeroed ahead of time.
+    pub(crate) const fn stock() -> Self {
+        Self {
+            space: None,
+            stock: true,
+        }
     }
 
     fn count(self, kind: usize) {
         if let Some(n) = TLBI.get(kind) {
             n.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(n) = self.0.and_then(|space| space.tlbi.get(kind)) {
+        if let Some(n) = self.space.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the SMMU's copies, where a device sees through these tables.
+    fn devices(self, vmid: u16) {
+        if self
+            .space
+            .is_some_and(|space| space.dma.load(Ordering::SeqCst))
+        {
+            smmu::invalidate(vmid);
         }
     }
 
@@ -220,7 +255,7 @@ impl Machine for Stage2<'_> {
 
     fn copy(&self, to: Pa, from: Pa, order: u8) {
         memory::copy(to, from, memory::FRAME << order);
-        memory::clean(to, order);
+        hw::clean_to_poc(memory::va(to), memory::FRAME << order);
     }
 
     fn is_zero(&self, pa: Pa, order: u8) -> bool {
@@ -228,19 +263,21 @@ impl Machine for Stage2<'_> {
     }
 
     fn share(&self, pa: Pa, order: u8) -> bool {
-        memory::with_pool(|pool| pool.share(pa, order)).is_ok()
+        memory::share(pa, order)
     }
 
     fn shared(&self, pa: Pa, order: u8) -> bool {
-        memory::with_pool(|pool| pool.is_shared(pa, order))
+        memory::is_shared(pa, order)
     }
 
     fn release(&mut self, pa: Pa, order: u8) {
-        memory::with_pool(|pool| pool.release(pa, order))
-            .expect("a use of a frame ends once, by who began it");
+        memory::release(pa, order);
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
+        if self.stock {
+            return memory::alloc_for_stock(order);
+        }
         memory::alloc(order)
     }
 
@@ -249,6 +286,9 @@ impl Machine for Stage2<'_> {
     }
 
     fn free(&mut self, pa: Pa, order: u8) {
+        if self.stock {
+            return memory::free_from_stock(pa, order);
+        }
         memory::free_unscrubbed(pa, order);
     }
 
@@ -256,6 +296,7 @@ impl Machine for Stage2<'_> {
         self.count(0);
         let operand = tlbi::page_operand(ipa, Self::level(level));
         hw::tlbi_ipa(vmid, operand, memory::empty_table());
+        self.devices(vmid);
     }
 
     fn invalidate_range(&self, vmid: u16, ipa: Ipa, bytes: u64, level: u8) {
@@ -271,7 +312,8 @@ impl Machine for Stage2<'_> {
         if has(HARDWARE_TLB_RANGE) && pages <= tlbi::RANGE_PAGES_MAX {
             self.count(1);
             let operand = tlbi::range_operand(ipa, pages, Self::level(level));
-            return hw::tlbi_range(vmid, operand, memory::empty_table());
+            hw::tlbi_range(vmid, operand, memory::empty_table());
+            return self.devices(vmid);
         }
         if bytes > span * SINGLY_MAX {
             return self.invalidate_vmid(vmid);
@@ -286,7 +328,7 @@ impl Machine for Stage2<'_> {
     }
 
     fn event(&self, event: Event) {
-        let vm = self.0.and_then(|space| guest::by_slot(space.slot));
+        let vm = self.space.and_then(|space| guest::by_slot(space.slot));
         if let (Some(vm), Event::PinLost { ipa, level }) = (vm, event) {
             pins::lost(vm, ipa, level);
         }
@@ -295,5 +337,6 @@ impl Machine for Stage2<'_> {
     fn invalidate_vmid(&self, vmid: u16) {
         self.count(2);
         hw::tlbi_vmid(vmid, memory::empty_table());
+        self.devices(vmid);
     }
 }

@@ -1,10 +1,10 @@
 //! EL2's own timer (CNTHP): ends time slices and wakes vCPUs that wait for theirs.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::guest::{self, Vcpu};
-use crate::per_cpu::PerCpu;
-use crate::{hw, schedule};
+use crate::per_cpu::{self, PerCpu};
+use crate::{hw, passthrough, schedule};
 
 /// Its interrupt (PPI 10 by SBSA and QEMU).
 pub(crate) const INTID: u32 = 26;
@@ -25,8 +25,20 @@ pub(crate) fn ticks(ns: u64) -> u64 {
 
 /// Converts ticks of the counter to nanoseconds.
 pub(crate) fn nanoseconds(ticks: u64) -> u64 {
-    (u128::from(ticks) * 1_000_000_000 / u128::from(hw::cntfrq().max(1))) as u64
+    let scale = match NS_PER_TICK.load(Ordering::Relaxed) {
+        0 => {
+            let scale = (1_000_000_000 << 32) / hw::cntfrq().max(1);
+            NS_PER_TICK.store(scale, Ordering::Relaxed);
+            scale
+        }
+        scale => scale,
+    };
+    ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
 }
+
+/// Nanoseconds of a tick, times 2^32: this is computed at each switch, and a division of 128
+/// bits takes as long as the switch.
+static NS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 
 /// Notes when `vcpu`, whose registers were just saved, wants to be woken by its timers.
 pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
@@ -35,7 +47,9 @@ pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
         (el1.cntv_ctl & RUNNING_MASK == RUNNING).then(|| el1.cntv_cval.wrapping_add(el1.cntvoff));
     let phys = (el1.cntp_ctl & RUNNING_MASK == RUNNING).then_some(el1.cntp_cval);
     let mut deadlines = cpu.deadlines.lock();
-    match virt.into_iter().chain(phys).min() {
+    vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
+    let parked = passthrough::wake_at(vcpu);
+    match virt.into_iter().chain(phys).chain(parked).min() {
         // 128 vCPUs of one core may wait; one more is woken at once, and asks again.
         Some(at) => {
             if deadlines.set(vcpu.id, at).is_err() {
@@ -49,11 +63,25 @@ pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
     }
 }
 
+/// Forgets when `vcpu`, whose timers run on this core now, was to be woken. It may have been
+/// put down on another core.
+pub(crate) fn forget(cpu: &PerCpu, vcpu: &Vcpu) {
+    let at = vcpu.deadline_at.load(Ordering::Relaxed);
+    if at != cpu.number() && at != guest::NOWHERE {
+        per_cpu::cpu(at).deadlines.lock().clear(vcpu.id);
+    }
+}
+
+/// Returns the times that scheduling works with.
+pub(crate) fn tuning() -> sched::Tuning {
+    sched::Tuning::new(hw::cntfrq())
+}
+
 /// Programs the timer for what this core waits for.
 pub(crate) fn arm(cpu: &PerCpu) {
-    let slice = cpu.slice_end.load(Ordering::Relaxed);
+    let turn = cpu.wakes_at.load(Ordering::Relaxed);
     let deadline = cpu.deadlines.lock().earliest().unwrap_or(u64::MAX);
-    let at = slice.min(deadline);
+    let at = turn.min(deadline);
     if at == u64::MAX {
         hw::set_cnthp_ctl(0);
     } else {

@@ -22,8 +22,8 @@ static PA_RANGE: AtomicU8 = AtomicU8::new(0);
 static LIST_REGISTERS: AtomicU8 = AtomicU8::new(4);
 static MIDR: AtomicU64 = AtomicU64::new(0);
 
-/// Bits of HCR_EL2 that make WFI and WFE leave the guest.
-const WAITS: u64 = 1 << 13 | 1 << 14;
+/// HCR_EL2.TWE: WFE leaves the guest. WFI always does, so that its time is known.
+const TWE: u64 = 1 << 14;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
@@ -115,10 +115,10 @@ fn set_hcr(cpu: &PerCpu, value: u64) {
     }
 }
 
-/// Lets WFI and WFE wait in the guest when nobody else wants the core, or not.
+/// Lets WFE wait in the guest when nobody else wants the core, or not.
 pub(crate) fn trap_waits(cpu: &PerCpu, trap: bool) {
     let old = cpu.hcr.load(Ordering::Relaxed);
-    set_hcr(cpu, if trap { old | WAITS } else { old & !WAITS });
+    set_hcr(cpu, if trap { old | TWE } else { old & !TWE });
 }
 
 /// Makes `next` the vCPU whose registers this core holds.
@@ -131,9 +131,14 @@ pub(crate) fn switch_to(cpu: &PerCpu, next: *mut Vcpu) {
         put(cpu, previous);
     }
     if let Some(next) = as_mut(next) {
+        next.set_held(true);
         load(cpu, next);
     }
     cpu.current.store(next, Ordering::Release);
+    // Only now may another core take it.
+    if let Some(previous) = as_mut(previous) {
+        previous.set_held(false);
+    }
     // What was put may want to be woken by a timer that this core no longer runs.
     timer::arm(cpu);
 }
@@ -154,14 +159,22 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::set_vtcr_el2(vm.vtcr);
     hw::set_vttbr_el2(vm.vttbr);
     hw::isb();
-    if same_vmid || vm.vcpus > 1 {
+    // So may this vCPU, elsewhere: what it retired there is still cached here.
+    let here = cpu.number();
+    if same_vmid || vm.vcpus > 1 || vcpu.last_on.swap(here, Ordering::Relaxed) != here {
         hw::tlbi_local();
     }
+    timer::forget(cpu, vcpu);
     vcpu.fp.load();
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
     }
-    let active = vm.vgic.lock().held_ppis(vcpu.index) & TIMERS;
+    let active = {
+        let mut vgic = vm.vgic.lock();
+        // Of the PPIs that it no longer needs none is active here; SPIs may be anywhere.
+        release(&mut vgic, vcpu.index);
+        vgic.held_ppis(vcpu.index) & TIMERS
+    };
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, active, TIMERS & !active);
     fill(vcpu);
@@ -171,13 +184,14 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     }
     hw::set_ich_hcr(vcpu.lrs.hcr);
     vcpu.el1.load();
-    vcpu.on_since.store(hw::cntpct().max(1), Ordering::Relaxed);
+    vcpu.put_on(cpu.index.load(Ordering::Relaxed));
     hw::isb();
 }
 
 const TIMERS: u32 = 1 << VTIMER_INTID | 1 << PTIMER_INTID;
 
 fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
+    vcpu.taken_off();
     fold(vcpu);
     vcpu.el1.save();
     // What the guest armed stays in `el1`; the core's timers fall silent.
@@ -189,9 +203,6 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);
-    let ticks = hw::cntpct() - vcpu.on_since.swap(0, Ordering::Relaxed);
-    let sum = vcpu.run_ticks.load(Ordering::Relaxed) + ticks;
-    vcpu.run_ticks.store(sum, Ordering::Relaxed);
     timer::remember(cpu, vcpu);
 }
 
@@ -218,20 +229,26 @@ pub(crate) fn unload(vm: &Vm) -> bool {
     gone
 }
 
-/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
-fn fold(vcpu: &mut Vcpu) {
-    let used = vcpu.lrs.used;
-    for n in 0..vcpu.lrs.count {
-        if used >> n & 1 == 1
-            && let Some(lr) = vcpu.lrs.lr.get_mut(usize::from(n))
-        {
-            *lr = Lr::from_raw(hw::ich_lr(u32::from(n)));
+/// Copies what the guest did with its interrupts out of the list registers. The vCPU is
+/// loaded here.
+fn read_back(vcpu: &mut Vcpu) {
+    let mut used = vcpu.lrs.used;
+    while used != 0 {
+        let n = used.trailing_zeros();
+        used &= used - 1;
+        if let Some(lr) = vcpu.lrs.lr.get_mut(n as usize) {
+            *lr = Lr::from_raw(hw::ich_lr(n));
         }
     }
     if vcpu.lrs.hcr & !(vgic::hcr::EN | vgic::hcr::TDIR) != 0 {
         vcpu.lrs.hcr = hw::ich_hcr();
         vcpu.lrs.vmcr = hw::ich_vmcr();
     }
+}
+
+/// Takes back what the guest did with its interrupts. The vCPU is loaded here.
+fn fold(vcpu: &mut Vcpu) {
+    read_back(vcpu);
     let vm = vcpu.vm();
     let mut vgic = vm.vgic.lock();
     let kick = vgic.fold(vcpu.index, &vcpu.lrs);
@@ -248,10 +265,14 @@ fn fill(vcpu: &mut Vcpu) {
 
 /// Brings the list registers of the loaded `vcpu` in line with the model.
 pub(crate) fn refill(vcpu: &mut Vcpu) {
-    fold(vcpu);
+    read_back(vcpu);
     // As the hardware has it now: with EOIcount, which has to be written away.
     let old_hcr = vcpu.lrs.hcr;
-    fill(vcpu);
+    let (vm, index) = (vcpu.vm(), vcpu.index);
+    let mut vgic = vm.vgic.lock();
+    let kick = vgic.fill(index, &mut vcpu.lrs);
+    release(&mut vgic, index);
+    drop(vgic);
     let mut write = vcpu.lrs.write;
     while write != 0 {
         let n = write.trailing_zeros();
@@ -262,6 +283,7 @@ pub(crate) fn refill(vcpu: &mut Vcpu) {
     if vcpu.lrs.hcr != old_hcr {
         hw::set_ich_hcr(vcpu.lrs.hcr);
     }
+    schedule::deliver(vm, kick.without(index));
 }
 
 /// Folds the loaded `vcpu`, for an access that looks at pending or active state.

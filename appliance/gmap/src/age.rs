@@ -13,7 +13,6 @@ use crate::range::Budget;
 use crate::space::{Gmap, address};
 use crate::walk::Place;
 use arch::Ipa;
-use core::sync::atomic::Ordering::Relaxed;
 
 impl Gmap {
     /// Reports, as address and bytes, every leaf of `start..end` that was accessed since this
@@ -58,9 +57,10 @@ impl Gmap {
             true,
             budget,
             |_, ipa, place| match place.entry() {
+                Entry::Leaf(leaf) if !leaf.special() && leaf.young() => Err(()),
                 Entry::Leaf(leaf) if !leaf.special() => {
-                    let marked = || self.sidecar.get(machine, ipa).host_referenced();
-                    if leaf.young() || marked() {
+                    let word = self.sidecar.get(machine, ipa);
+                    if word.host_referenced() {
                         Err(())
                     } else {
                         Ok(())
@@ -79,7 +79,6 @@ impl Gmap {
     /// asked, and makes it clean. What the host finds dirty is not affected.
     ///
     /// A pinned page is always reported and stays dirty. Returns the address to go on from.
-    /// From now on the log is in use, until [`Self::end_log`].
     pub fn sync_dirty<M: Machine>(
         &self,
         machine: &M,
@@ -88,7 +87,6 @@ impl Gmap {
         budget: Budget,
         mut report: impl FnMut(Ipa, u64),
     ) -> Option<Ipa> {
-        self.logging.store(true, Relaxed);
         let log = |leaf: Leaf| match leaf.soft_dirty() && !leaf.pinned() {
             true => leaf.with_logged(),
             false => leaf,
@@ -98,16 +96,6 @@ impl Gmap {
                 report(ipa, level.span());
             }
         })
-    }
-
-    /// Says that nobody reads the migration log any more: pages need not stay for it.
-    pub fn end_log(&self) {
-        self.logging.store(false, Relaxed);
-    }
-
-    /// Returns whether a page that is dropped would be missed in the migration log.
-    pub(crate) fn logging(&self) -> bool {
-        self.logging.load(Relaxed)
     }
 
     /// Reports every leaf of `start..end` that was written since its frame was zeroed or the

@@ -49,7 +49,8 @@ impl Access {
     ///
     /// A stage-1 walk (S1PTW) counts as a store only when it lacked permission: then it was
     /// hardware updating the guest's own descriptor (DDI 0487, ISS encoding for a Data
-    /// Abort). Cache maintenance (CM) counts as a load, though WnR is set.
+    /// Abort). Cache maintenance (CM) counts as a load, though WnR is set, until it
+    /// lacks permission.
     pub fn from_esr(esr: u64) -> Option<Self> {
         const INSTRUCTION: u64 = 0x20;
         const DATA: u64 = 0x24;
@@ -66,8 +67,9 @@ impl Access {
                 write: permission,
                 exec: false,
             }),
+            // Invalidation of a line by address asks for the right to write.
             DATA => Some(Self {
-                write: bit(6) && !bit(8),
+                write: bit(6) && (!bit(8) || permission),
                 exec: false,
             }),
             _ => None,
@@ -517,6 +519,7 @@ mod tests {
             (0x8200_0007, Some(Access::EXEC)),
             // Cache maintenance.
             (0x9200_0147, Some(Access::READ)),
+            (0x9200_014f, Some(Access::WRITE)),
             // A stage-1 walk that found no page, and one that may not write.
             (0x9200_00c7, Some(Access::READ)),
             (0x9200_008f, Some(Access::WRITE)),

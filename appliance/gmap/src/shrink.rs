@@ -1,15 +1,19 @@
-//! Memory taken back from a whole VM, down to what is asked for: pages the guest said are of
-//! no use, then pages of zeroes, then pages whose content the guest can do without.
+//! Memory taken back without loss: pages the guest said are of no use, pages that hold
+//! zeroes, pages whose content the guest can do without.
 //!
-//! In this order, so that a VM gives first what costs it nothing.
+//! In this order, so that a VM gives first what costs it nothing. What is dropped becomes
+//! empty; the next touch finds zeroes.
 
-use crate::desc::Entry;
+use crate::desc::{Descriptor, Entry, Leaf};
 use crate::gather::Gather;
+use crate::level::Level;
 use crate::machine::Machine;
 use crate::range::{Budget, next};
-use crate::sift::Sift;
+use crate::sidecar::{Pgx, Usage};
 use crate::space::{Gmap, address};
 use crate::teardown::Progress;
+use crate::walk::Place;
+use arch::Ipa;
 
 /// What is taken next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,14 +57,17 @@ impl Shrink {
 
 impl Gmap {
     /// Takes pages back until `target` bytes are taken or there are no more, a slice at a
-    /// time: unused ones, then such of zeroes, then volatile ones. The next touch of any of
-    /// them finds zeroes.
+    /// time: unused ones, then such of zeroes, then volatile ones.
+    ///
+    /// `report` is told of what holds zeroes now and the migration log would have reported;
+    /// whoever keeps the log notes it.
     pub fn shrink(
         &mut self,
         machine: &mut impl Machine,
         shrink: &mut Shrink,
         target: u64,
         budget: Budget,
+        mut report: impl FnMut(Ipa, u64),
     ) -> Progress {
         let end = self.slots.end().min(self.limit());
         let mut gather = Gather::new(self.vmid, self.policy.wipe);
@@ -75,15 +82,19 @@ impl Gmap {
             let ipa = address(shrink.at);
             let place = self.place(machine, ipa);
             budget.pay(place.entry());
-            if matches!(place.entry(), Entry::Leaf(_)) {
-                let gather = &mut gather;
-                let taken = match shrink.stage {
-                    Stage::Unused => self.sift_page(machine, ipa, place, gather, Sift::UNUSED),
-                    Stage::Zero => self.sift_zero(machine, ipa, place, gather),
-                    Stage::Volatile => self.sift_page(machine, ipa, place, gather, Sift::VOLATILE),
+            if let Entry::Leaf(leaf) = place.entry()
+                && !leaf.special()
+            {
+                let gone = match shrink.stage {
+                    Stage::Unused => self.drop_page(machine, ipa, &mut gather, unused),
+                    Stage::Volatile => self.drop_page(machine, ipa, &mut gather, volatile),
+                    Stage::Zero => {
+                        let base = ipa.align_down(place.level.span());
+                        self.drop_zero(machine, base, place, &mut gather, &mut report)
+                    }
                     Stage::Done => false,
                 };
-                if taken {
+                if gone {
                     shrink.count(place.level.span());
                 }
             }
@@ -97,12 +108,125 @@ impl Gmap {
         }
     }
 
-    /// Only a VM that uses page states has volatile pages.
+    /// Only a VM that uses page states has unused and volatile pages.
     fn following(&self, stage: Stage) -> Stage {
         match stage {
             Stage::Unused => Stage::Zero,
             Stage::Zero if self.states => Stage::Volatile,
             Stage::Zero | Stage::Volatile | Stage::Done => Stage::Done,
         }
+    }
+
+    /// Takes the frames of leaves in `start..end` that hold nothing but zeroes, a slice at a
+    /// time. `report` is told as by [`Self::shrink`]. Returns the address to go on from.
+    ///
+    /// That a page is zero is seen once no vCPU can write to it any more. Pages that are
+    /// shared or pinned, fixed mappings, and leaves of 1 GiB stay.
+    pub fn drop_zeroes(
+        &mut self,
+        machine: &mut impl Machine,
+        (start, end): (u64, u64),
+        budget: Budget,
+        mut report: impl FnMut(Ipa, u64),
+    ) -> Option<Ipa> {
+        let end = end.min(self.limit());
+        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let (mut at, mut budget) = (start, budget);
+        self.sequence.begin(start, end);
+        while at < end && !budget.spent() {
+            let ipa = address(at);
+            let place = self.place(machine, ipa);
+            budget.pay(place.entry());
+            if matches!(place.entry(), Entry::Leaf(_)) {
+                let base = ipa.align_down(place.level.span());
+                self.drop_zero(machine, base, place, &mut gather, &mut report);
+            }
+            at = next(at, place.level);
+        }
+        gather.complete(machine);
+        self.sequence.end();
+        (at < end).then(|| address(at))
+    }
+
+    /// Drops the leaf at `place` if it holds zeroes; returns whether it did.
+    fn drop_zero(
+        &mut self,
+        machine: &mut impl Machine,
+        base: Ipa,
+        place: Place,
+        gather: &mut Gather,
+        report: &mut impl FnMut(Ipa, u64),
+    ) -> bool {
+        let (mut place, level) = (place, place.level);
+        let Entry::Leaf(leaf) = place.entry() else {
+            return false;
+        };
+        let kept = leaf.special() || leaf.shared() || leaf.pinned() || level < Level::L2;
+        // A look while the guest runs saves the invalidation for most that are not.
+        if kept || !machine.is_zero(leaf.base(), level.order()) {
+            return false;
+        }
+        let old = self.remake(machine, base, &mut place, |machine, old| {
+            match machine.is_zero(old.base(), level.order()) {
+                true => Descriptor::EMPTY,
+                false => old.with_no_notice().descriptor(),
+            }
+        });
+        let Some(old) = old.filter(|_| place.entry() == Entry::Empty) else {
+            return false;
+        };
+        if old.soft_dirty() {
+            report(base, level.span());
+        }
+        self.counters.zeroed(level);
+        gather.frame(machine, old, level);
+        self.prune(machine, base, gather);
+        true
+    }
+
+    /// Takes out the page at `ipa` if `may` says so of its word and leaf; returns whether it
+    /// did. Blocks, fixed mappings and pinned pages stay.
+    pub(crate) fn drop_page(
+        &self,
+        machine: &mut impl Machine,
+        ipa: Ipa,
+        gather: &mut Gather,
+        may: impl Fn(Pgx, Leaf) -> bool,
+    ) -> bool {
+        if !self.states || !self.contains(ipa) || self.slots.find(ipa.raw()).is_none() {
+            return false;
+        }
+        let word = self.sidecar.get(machine, ipa);
+        let mut place = self.place(machine, ipa);
+        while let Entry::Leaf(leaf) = place.entry() {
+            let page = place.level == Level::L3;
+            if !page || leaf.special() || leaf.pinned() || !may(word, leaf) {
+                return false;
+            }
+            let empty = Descriptor::EMPTY;
+            if self.replace(machine, ipa, &mut place, empty, &mut gather.flush) {
+                self.counters.unleaf(leaf, place.level);
+                self.sidecar
+                    .update(machine, ipa, |word| word.with_zero(true));
+                gather.frame(machine, leaf, Level::L3);
+                self.prune(machine, ipa, gather);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Said to be unused, and not written since.
+pub(crate) fn unused(word: Pgx, leaf: Leaf) -> bool {
+    word.usage() == Usage::Unused && word.hint() && !leaf.dirty()
+}
+
+/// Volatile, or volatile while unchanged and unchanged.
+pub(crate) fn volatile(word: Pgx, leaf: Leaf) -> bool {
+    match word.usage() {
+        Usage::Volatile => true,
+        Usage::PotentiallyVolatile => !word.changed() && !leaf.dirty(),
+        Usage::Stable | Usage::Unused => false,
     }
 }

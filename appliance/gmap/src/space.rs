@@ -13,7 +13,7 @@ use crate::slots::Slots;
 use crate::walk::WalkError;
 use arch::{Ipa, Pa};
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::AtomicU64;
 
 /// What the CPUs can do, and core has switched on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,8 +156,6 @@ pub struct Gmap {
     pub(crate) sharing: bool,
     /// Page states are in use.
     pub(crate) states: bool,
-    /// Somebody reads the migration log.
-    pub(crate) logging: AtomicBool,
     /// Pages whose state migration has not read.
     pub(crate) states_dirty: AtomicU64,
     pub(crate) vcpus: u32,
@@ -195,7 +193,6 @@ impl Gmap {
             keys: KeyState::default(),
             sharing: true,
             states: false,
-            logging: AtomicBool::new(false),
             states_dirty: AtomicU64::new(0),
             vcpus: 0,
             gone: 0,

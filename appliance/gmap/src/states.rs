@@ -13,7 +13,6 @@ use crate::keys::KeyError;
 use crate::machine::Machine;
 use crate::range::Budget;
 use crate::sidecar::{Pgx, Usage};
-use crate::sift::Sift;
 use crate::space::{Error, Gmap, address};
 use arch::Ipa;
 use core::sync::atomic::Ordering::Relaxed;
@@ -221,11 +220,7 @@ impl Gmap {
         let mut gather = Gather::new(self.vmid, self.policy.wipe);
         let mut count = 0_usize;
         while let Some(ipa) = ring.pop() {
-            if self.check_states(ipa).is_err() {
-                continue;
-            }
-            let place = self.place(machine, ipa);
-            if self.sift_page(machine, ipa, place, &mut gather, Sift::UNUSED) {
+            if self.drop_page(machine, ipa, &mut gather, crate::shrink::unused) {
                 count = count.saturating_add(1);
             }
         }

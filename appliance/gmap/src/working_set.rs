@@ -64,7 +64,7 @@ mod tests {
 
     fn scan(set: &mut WorkingSet, bytes: u64) -> u64 {
         set.touched(bytes / 2);
-        set.touched(bytes - bytes / 2);
+        set.touched(bytes.saturating_sub(bytes / 2));
         set.end_scan();
         set.bytes()
     }
@@ -86,9 +86,9 @@ mod tests {
         assert_eq!(scan(&mut set, 1 << 30), 1 << 28);
         // 1 - (3/4)^8 is 0.8999.
         let after = (0..7).map(|_| scan(&mut set, 1 << 30)).last();
-        let share = after.expect("seven") * 1000 >> 30;
+        let share = (after.expect("seven") * 1000) >> 30;
         assert_eq!(share, 899);
-        assert_eq!(scan(&mut set, 0) * 1000 >> 30, 674);
+        assert_eq!((scan(&mut set, 0) * 1000) >> 30, 674);
     }
 
     #[test]

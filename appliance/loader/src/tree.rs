@@ -4,8 +4,9 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use guest_abi::map::{
-    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, RAM_BASE, RTC_BASE, UART_BASE, UART_BYTES,
-    UART_INTID,
+    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, PCI_ECAM_BASE, PCI_ECAM_BYTES, PCI_HIGH_BASE,
+    PCI_HIGH_BYTES, PCI_INTX_INTID, PCI_LOW_BASE, PCI_LOW_BYTES, RAM_BASE, RTC_BASE, UART_BASE,
+    UART_BYTES, UART_INTID,
 };
 use vm_fdt::{Error, FdtWriter};
 
@@ -35,6 +36,8 @@ pub struct Tree<'a> {
     pub cmdline: &'a str,
     /// Address and bytes of the initrd, if any.
     pub initrd: Option<(u64, u64)>,
+    /// Whether there is a PCI host.
+    pub pci: bool,
     /// Randomness for the guest: the seeds of its address layout and of its generator.
     pub seed: [u8; 40],
 }
@@ -63,6 +66,9 @@ impl Tree<'_> {
         self.gic(&mut fdt)?;
         timer(&mut fdt)?;
         devices(&mut fdt)?;
+        if self.pci {
+            pci(&mut fdt)?;
+        }
 
         fdt.end_node(root)?;
         fdt.finish()
@@ -111,6 +117,56 @@ impl Tree<'_> {
         fdt.property_phandle(GIC_PHANDLE)?;
         fdt.end_node(node)
     }
+}
+
+/// The PCI host, as QEMU's: one bus of devices without bridges, and four wires.
+fn pci(fdt: &mut FdtWriter) -> Result<(), Error> {
+    /// Space codes of a PCI address: 32-bit memory, 64-bit memory (IEEE 1275 PCI binding).
+    const MEMORY_32: u32 = 0x0200_0000;
+    const MEMORY_64: u32 = 0x0300_0000;
+    let cells = |address: u64| {
+        let [a, b, c, d, e, f, g, h] = address.to_be_bytes();
+        [
+            u32::from_be_bytes([a, b, c, d]),
+            u32::from_be_bytes([e, f, g, h]),
+        ]
+    };
+    let node = fdt.begin_node(&format!("pcie@{PCI_ECAM_BASE:x}"))?;
+    fdt.property_string("compatible", "pci-host-ecam-generic")?;
+    fdt.property_string("device_type", "pci")?;
+    fdt.property_u32("#address-cells", 3)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_u32("#interrupt-cells", 1)?;
+    fdt.property_array_u64("reg", &[PCI_ECAM_BASE, PCI_ECAM_BYTES])?;
+    fdt.property_array_u32("bus-range", &[0, 0])?;
+    fdt.property_u32("linux,pci-domain", 0)?;
+    fdt.property_null("dma-coherent")?;
+    let mut ranges = Vec::new();
+    for (space, base, bytes) in [
+        (MEMORY_32, PCI_LOW_BASE, PCI_LOW_BYTES),
+        (MEMORY_64, PCI_HIGH_BASE, PCI_HIGH_BYTES),
+    ] {
+        ranges.push(space);
+        for number in [base, base, bytes] {
+            ranges.extend(cells(number));
+        }
+    }
+    fdt.property_array_u32("ranges", &ranges)?;
+    let mut map = Vec::new();
+    for device in 0..4_u32 {
+        for pin in 0..4_u32 {
+            let wire = device.saturating_add(pin) % 4;
+            let spi = PCI_INTX_INTID
+                .saturating_sub(FIRST_SPI)
+                .saturating_add(wire);
+            map.extend([device << 11, 0, 0, pin.saturating_add(1)]);
+            // The GIC's node has two address cells, which mean nothing here.
+            map.extend([GIC_PHANDLE, 0, 0, SPI, spi, LEVEL_HIGH]);
+        }
+    }
+    fdt.property_array_u32("interrupt-map", &map)?;
+    fdt.property_array_u32("interrupt-map-mask", &[0x1800, 0, 0, 7])?;
+    fdt.end_node(node)
 }
 
 fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {

@@ -8,6 +8,7 @@ fn tree(cpus: u32) -> Vec<u8> {
         ram_bytes: 512 << 20,
         cpus,
         cmdline: "console=ttyAMA0 quiet",
+        pci: false,
         initrd: Some((0x4440_0000, 0x12_3456)),
         seed: std::array::from_fn(|n| u8::try_from(n).expect("40 numbers")),
     }
@@ -110,7 +111,58 @@ fn a_command_line_with_a_nul_is_refused() {
         cpus: 1,
         cmdline: "a\0b",
         initrd: None,
+        pci: true,
         seed: [0; 40],
     };
     assert!(tree.write().is_err());
+}
+
+#[test]
+fn a_guest_with_devices_finds_the_pci_host_of_the_map() {
+    let tree = Tree {
+        ram_bytes: 64 << 20,
+        cpus: 1,
+        cmdline: "",
+        initrd: None,
+        pci: true,
+        seed: [0; 40],
+    };
+    let blob = tree.write().expect("well formed");
+    let fdt = Fdt::new(&blob).expect("readable");
+    let host = fdt
+        .find_compatible(&["pci-host-ecam-generic"])
+        .expect("the host");
+    let property = |name| cells(host.property(name).expect(name).value);
+    assert_eq!(property("reg"), [0, 0x3f00_0000, 0, 0x0100_0000]);
+    assert_eq!(property("bus-range"), [0, 0]);
+    assert_eq!(
+        property("ranges"),
+        [
+            0x0200_0000,
+            0,
+            0x1000_0000,
+            0,
+            0x1000_0000,
+            0,
+            0x2eff_0000, //
+            0x0300_0000,
+            0x80,
+            0,
+            0x80,
+            0,
+            0x80,
+            0,
+        ]
+    );
+    let map = property("interrupt-map");
+    assert_eq!(map.len(), 160);
+    // Device 2, pin B: (2 + 1) mod 4 wires on from SPI 3, level-sensitive.
+    let entry = map.chunks(10).find(|e| e[0] == 2 << 11 && e[3] == 2);
+    assert_eq!(entry, Some(&[2 << 11, 0, 0, 2, 1, 0, 0, 0, 6, 4][..]));
+    assert!(
+        Fdt::new(&self::tree(1))
+            .expect("readable")
+            .find_compatible(&["pci-host-ecam-generic"])
+            .is_none()
+    );
 }

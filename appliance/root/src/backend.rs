@@ -1,14 +1,16 @@
 //! What the control server asks of the machine, done by core calls.
 
 mod console;
+mod device;
 mod run;
 mod store;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, HostFacts, ImageId, PowerAction, RunCounters, RunId, RunPlan, RunState,
+    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, PowerAction, RunCounters, RunId, RunPlan, RunState,
 };
 use guest_abi::core_call::{CoreCall, HostInfo, Status};
 use rand_chacha::ChaCha20Rng;
@@ -58,7 +60,10 @@ impl Machine {
                 needed_bytes,
                 free_bytes: info.free_bytes,
             },
-            other => BackendError::Other(alloc::format!("core refused: {other:?}")),
+            other => BackendError::Other(match device::refusal(other) {
+                Some(why) => String::from(why),
+                None => alloc::format!("core refused: {other:?}"),
+            }),
         }
     }
 }
@@ -116,7 +121,7 @@ impl Backend for Machine {
         let Some(run) = self.runs.get_mut(&id) else {
             return RunState::Failed(BackendError::Unknown);
         };
-        match run.advance(&self.store) {
+        match run.advance(&self.store, &self.scratch) {
             Ok(()) => run.state(&self.scratch),
             Err(error) => {
                 let plan = run.plan().clone();
@@ -156,6 +161,24 @@ impl Backend for Machine {
 
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize {
         self.runs.get(&id).map_or(0, |run| run.console_write(input))
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        let name_of = |vm| {
+            let mut runs = self.runs.values();
+            let run = runs.find(|run| run.vm() == Some(vm))?;
+            Some(run.plan().name.clone())
+        };
+        device::list(&self.scratch, name_of)
+    }
+
+    fn device_act(
+        &mut self,
+        pci: &str,
+        request: &DeviceRequest,
+        data: &[u8],
+    ) -> Result<Vec<u8>, DeviceError> {
+        device::act(&self.scratch, pci, request, data)
     }
 
     fn power(&mut self, action: PowerAction) {

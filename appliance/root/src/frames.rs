@@ -83,6 +83,15 @@ unsafe impl Record for guest_abi::core_call::HostInfo {}
 unsafe impl Record for guest_abi::core_call::VmInfo {}
 // SAFETY: integers only.
 unsafe impl Record for guest_abi::core_call::VmConfig {}
+// SAFETY: integers only.
+unsafe impl Record for guest_abi::device::DeviceConfig {}
+// SAFETY: integers only.
+unsafe impl Record for guest_abi::device::DeviceInfo {}
+// SAFETY: bytes.
+unsafe impl Record for [u8; ACCESS_MAX] {}
+
+/// Most bytes of a device that one request reads or writes.
+const ACCESS_MAX: usize = 1024;
 
 impl Scratch {
     /// Asks core for a page.
@@ -106,6 +115,52 @@ impl Scratch {
         // SAFETY: a page of our own, larger than any record.
         unsafe { self.0.memory.cast::<R>().write_volatile(record) };
         call(what, [self.0.pa, 0, 0, 0])
+    }
+}
+
+impl Scratch {
+    /// Makes a call whose second argument is the address of a record.
+    pub(crate) fn tell_about<R: Record>(
+        &self,
+        what: CoreCall,
+        about: u64,
+        record: R,
+    ) -> Result<[u64; 2], Status> {
+        // SAFETY: a page of our own, larger than any record.
+        unsafe { self.0.memory.cast::<R>().write_volatile(record) };
+        call(what, [about, self.0.pa, 0, 0])
+    }
+
+    /// Makes a call that leaves bytes; returns as many as it says.
+    pub(crate) fn read(
+        &self,
+        what: CoreCall,
+        about: u64,
+        place: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>, Status> {
+        let most = bytes.min(ACCESS_MAX as u64);
+        let [done, _] = call(what, [about, place, self.0.pa, most])?;
+        // SAFETY: a page of our own, of which any bytes are valid.
+        let all = unsafe { self.0.memory.cast::<[u8; ACCESS_MAX]>().read_volatile() };
+        let done = usize::try_from(done).unwrap_or(ACCESS_MAX);
+        Ok(all.get(..done).unwrap_or(&all).to_vec())
+    }
+
+    /// Makes a call that takes bytes, at most [`ACCESS_MAX`] of them.
+    pub(crate) fn write(
+        &self,
+        what: CoreCall,
+        about: u64,
+        place: u64,
+        data: &[u8],
+    ) -> Result<(), Status> {
+        let mut all = [0; ACCESS_MAX];
+        let room = all.get_mut(..data.len()).ok_or(Status::Invalid)?;
+        room.copy_from_slice(data);
+        // SAFETY: a page of our own, larger than any record.
+        unsafe { self.0.memory.cast::<[u8; ACCESS_MAX]>().write_volatile(all) };
+        call(what, [about, place, self.0.pa, data.len() as u64]).map(|_| ())
     }
 }
 

@@ -1,144 +1,394 @@
-//! A bounded queue of vCPU numbers.
+//! One core: who runs, who waits, and when that changes.
 
-/// The queue has no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+use crate::{Facts, Full, Limit, Tuning};
 
-/// One core's runnable vCPUs, in the order they will run. Holds at most `N`.
-///
-/// The owner sees to it that a vCPU is queued at most once.
-#[derive(Debug)]
-pub struct RunQueue<const N: usize> {
-    ring: [u16; N],
-    head: usize,
-    len: usize,
+/// A vCPU that wants to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entity {
+    /// Its number.
+    pub id: u16,
+    /// Time it had, by weight. Who had least runs next.
+    pub age: u64,
+    /// It goes before its time (root).
+    pub boosted: bool,
+    /// Its VM's limit holds it back until then; 0 if it does not.
+    pub held_until: u64,
+    /// When it came from another core's queue; 0 if it did not.
+    pub moved_at: u64,
 }
 
-impl<const N: usize> Default for RunQueue<N> {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The vCPU on the core.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    entity: Entity,
+    /// When it was last charged.
+    since: u64,
+    /// When its turn ends; `u64::MAX` while nobody waits.
+    until: u64,
+}
+
+/// Why a choice is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Something changed: a vCPU woke, or the time is over.
+    News,
+    /// The vCPU that runs gives the core up, and still wants to run.
+    Yield,
+}
+
+/// What a core does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The vCPU that runs goes on.
+    Stay,
+    /// This one runs; if one ran, it waits now.
+    Run(u16),
+    /// Nobody runs. If one ran, its VM's limit holds it back, and it waits now.
+    Idle,
+}
+
+/// One core's vCPUs that want to run, `N` at most.
+///
+/// A vCPU is in one queue at most, and there once; its owner sees to that.
+#[derive(Debug)]
+pub struct RunQueue<const N: usize> {
+    waiting: [Entity; N],
+    len: usize,
+    running: Option<Running>,
+    /// The least age here, which only grows: where newcomers begin.
+    floor: u64,
+    /// Who was favoured by one that yielded.
+    favourite: Option<u16>,
+    tuning: Tuning,
 }
 
 impl<const N: usize> RunQueue<N> {
     /// Creates an empty queue.
-    pub const fn new() -> Self {
+    pub const fn new(tuning: Tuning) -> Self {
         Self {
-            ring: [0; N],
-            head: 0,
+            waiting: [Entity {
+                id: 0,
+                age: 0,
+                boosted: false,
+                held_until: 0,
+                moved_at: 0,
+            }; N],
             len: 0,
+            running: None,
+            floor: 0,
+            favourite: None,
+            tuning,
         }
     }
 
-    /// Returns how many wait.
-    pub const fn len(&self) -> usize {
-        self.len
+    /// Sets the times to work with.
+    pub fn tune(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
-    /// Returns whether no one waits.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    /// Returns the times it works with.
+    pub const fn tuning(&self) -> Tuning {
+        self.tuning
     }
 
-    /// Returns who runs next.
-    pub fn first(&self) -> Option<u16> {
-        if self.len == 0 {
-            return None;
+    /// Returns those that wait, in no order.
+    pub fn waiting(&self) -> &[Entity] {
+        self.waiting.get(..self.len).unwrap_or(&[])
+    }
+
+    /// Returns who runs.
+    pub fn running(&self) -> Option<u16> {
+        self.running.map(|running| running.entity.id)
+    }
+
+    /// Returns how many run or could.
+    pub fn load(&self, now: u64) -> usize {
+        let could = self.waiting().iter().filter(|e| e.held_until <= now);
+        could
+            .count()
+            .saturating_add(usize::from(self.running.is_some()))
+    }
+
+    /// Returns where newcomers begin.
+    pub const fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Returns when the running vCPU's turn ends, or somebody held back may go on;
+    /// `u64::MAX` for never.
+    pub fn wakes_at(&self, now: u64) -> u64 {
+        let until = self.running.map_or(u64::MAX, |running| running.until);
+        self.waiting()
+            .iter()
+            .map(|e| e.held_until)
+            .filter(|at| *at > now)
+            .fold(until, u64::min)
+    }
+
+    /// Adds a vCPU that woke or was switched on; returns whether a choice must be made.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room.
+    pub fn wake(&mut self, entity: Entity, now: u64, facts: &impl Facts) -> Result<bool, Full> {
+        self.raise_floor(now, facts);
+        let age = entity.age.max(self.floor.saturating_sub(self.tuning.lag));
+        let entity = Entity { age, ..entity };
+        self.push(entity)?;
+        let Some(running) = self.running else {
+            return Ok(true);
+        };
+        // Alone until now, it has no end of its turn yet.
+        let untimed = running.until == u64::MAX;
+        let ahead = self.age_at(&running, now, facts);
+        let before = self.key(&entity).saturating_add(self.tuning.wake);
+        Ok(untimed
+            || before
+                < self.key(&Entity {
+                    age: ahead,
+                    ..running.entity
+                }))
+    }
+
+    /// Takes the running vCPU out: it blocks, or is switched off.
+    pub fn stop(&mut self, now: u64, facts: &mut impl Facts) -> Option<Entity> {
+        self.charge(now, facts);
+        self.raise_floor(now, facts);
+        let running = self.running.take()?;
+        Some(running.entity)
+    }
+
+    /// Chooses who runs from `now` on.
+    pub fn next(&mut self, now: u64, why: Why, facts: &mut impl Facts) -> Next {
+        self.charge(now, facts);
+        self.raise_floor(now, facts);
+        let favourite = self.favourite.take();
+        let mut may_stay = false;
+        if let Some(running) = self.running {
+            let limit = facts.limit(running.entity.id, now);
+            if let Limit::Not(until) = limit {
+                self.put_back(until);
+            } else {
+                may_stay = true;
+                let best = self.best(now).filter(|best| {
+                    let timed_out = now >= running.until;
+                    let margin = if timed_out { 0 } else { self.tuning.wake };
+                    let behind = self.key(best).saturating_add(margin) < self.key(&running.entity);
+                    why == Why::Yield || behind
+                });
+                if best.is_none() {
+                    self.renew(now, limit);
+                    return Next::Stay;
+                }
+            }
         }
-        self.ring.get(self.head).copied()
-    }
-
-    /// Adds `vcpu` behind all others.
-    pub fn push_back(&mut self, vcpu: u16) -> Result<(), Full> {
-        self.put(self.len, vcpu)
-    }
-
-    /// Adds `vcpu` before all others.
-    pub fn push_front(&mut self, vcpu: u16) -> Result<(), Full> {
-        if self.len == N {
-            return Err(Full);
+        // Each turn of the loop holds one vCPU back, or ends it.
+        for _ in 0..N {
+            let Some(chosen) = self.favoured(favourite, now).or_else(|| self.best(now)) else {
+                break;
+            };
+            match facts.limit(chosen.id, now) {
+                Limit::Not(until) => self.hold(chosen.id, until),
+                limit => {
+                    self.put_back(0);
+                    self.take(chosen.id);
+                    self.running = Some(Running {
+                        entity: Entity {
+                            held_until: 0,
+                            ..chosen
+                        },
+                        since: now,
+                        until: u64::MAX,
+                    });
+                    self.renew(now, limit);
+                    return Next::Run(chosen.id);
+                }
+            }
         }
-        self.head = self.slot(N.wrapping_sub(1));
-        self.put(0, vcpu)
-    }
-
-    /// Takes the vCPU that runs next.
-    pub fn pop(&mut self) -> Option<u16> {
-        if self.len == 0 {
-            return None;
+        if may_stay {
+            let limit = self
+                .running()
+                .map_or(Limit::None, |id| facts.limit(id, now));
+            self.renew(now, limit);
+            return Next::Stay;
         }
-        let vcpu = self.ring.get(self.head).copied();
-        self.head = self.slot(1);
-        self.len = self.len.saturating_sub(1);
-        vcpu
+        Next::Idle
     }
 
-    /// Returns the index `n` behind the head, for `n` below `2 * N`.
-    const fn slot(&self, n: usize) -> usize {
-        let at = self.head.wrapping_add(n);
-        if at >= N { at.wrapping_sub(N) } else { at }
+    /// Puts the running vCPU, which may not stay on this core, among those that wait, held
+    /// back until then: time to take it to another.
+    pub fn evict(&mut self, now: u64, until: u64, facts: &mut impl Facts) {
+        self.charge(now, facts);
+        self.put_back(until);
     }
 
-    fn put(&mut self, n: usize, vcpu: u16) -> Result<(), Full> {
-        if self.len == N {
-            return Err(Full);
+    /// Takes back that `vcpu` is held back, if it waits.
+    pub fn release(&mut self, vcpu: u16) {
+        self.hold(vcpu, 0);
+    }
+
+    /// Notes that the running vCPU waited, by WFI, for `ticks` of the time since it was last
+    /// charged.
+    pub fn forgive(&mut self, ticks: u64) {
+        if let Some(running) = self.running.as_mut() {
+            running.since = running.since.saturating_add(ticks);
         }
-        let at = self.slot(n);
-        *self.ring.get_mut(at).ok_or(Full)? = vcpu;
+    }
+
+    /// Returns whether the running vCPU's turn is over.
+    pub fn is_timed_out(&self, now: u64) -> bool {
+        self.running.is_some_and(|running| now >= running.until)
+    }
+
+    /// Lets the first of those that wait for which `wanted` says so go next, once, if that
+    /// is not too far out of its turn. Returns whether there is one.
+    pub fn favour(&mut self, wanted: impl Fn(u16) -> bool) -> bool {
+        let found = self.waiting().iter().find(|e| wanted(e.id)).map(|e| e.id);
+        self.favourite = found.or(self.favourite);
+        found.is_some()
+    }
+
+    /// Takes a vCPU that waits out.
+    pub fn take(&mut self, id: u16) -> Option<Entity> {
+        let at = self.waiting().iter().position(|e| e.id == id)?;
+        let last = self.len.checked_sub(1)?;
+        self.waiting.swap(at, last);
+        self.len = last;
+        self.waiting.get(last).copied()
+    }
+
+    /// Adds a vCPU that was taken from a queue whose floor is `floor`. What it was behind or
+    /// ahead there it is here, within limits.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room.
+    pub fn arrive(&mut self, entity: Entity, floor: u64, now: u64) -> Result<(), Full> {
+        let ahead = entity.age.saturating_sub(floor).max(self.tuning.reach);
+        let age = entity
+            .age
+            .max(self.floor.saturating_sub(self.tuning.reach))
+            .min(self.floor.saturating_add(ahead));
+        self.push(Entity {
+            age,
+            moved_at: now,
+            ..entity
+        })
+    }
+
+    /// Returns who of those that wait and may be moved to `core` had least.
+    pub(crate) fn movable(&self, core: usize, now: u64, facts: &impl Facts) -> Option<Entity> {
+        self.waiting()
+            .iter()
+            .filter(|e| e.held_until <= now && !e.boosted && facts.may_move(e.id, core))
+            .min_by_key(|e| e.age)
+            .copied()
+    }
+
+    /// Returns the least age of all that run or could, as it is `now`.
+    pub(crate) fn least_age(&self, now: u64, facts: &impl Facts) -> Option<u64> {
+        let waiting = self.waiting().iter().filter(|e| e.held_until <= now);
+        let running = self.running.map(|r| self.age_at(&r, now, facts));
+        waiting.map(|e| e.age).chain(running).min()
+    }
+
+    /// Brings the floor of a core that was idle up to that of one that was not.
+    pub(crate) fn follow(&mut self, floor: u64) {
+        if self.running.is_none() && self.len == 0 {
+            self.floor = self.floor.max(floor);
+        }
+    }
+
+    fn push(&mut self, entity: Entity) -> Result<(), Full> {
+        *self.waiting.get_mut(self.len).ok_or(Full)? = entity;
         self.len = self.len.saturating_add(1);
         Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    extern crate std;
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::VecDeque;
-    use std::vec::Vec;
-
-    #[derive(Clone, Copy, Debug)]
-    enum Op {
-        Back(u16),
-        Front(u16),
-        Pop,
+    /// Age, less what root is put forward.
+    fn key(&self, entity: &Entity) -> u64 {
+        // From the boost up, so that there is room below.
+        let age = entity.age.saturating_add(self.tuning.boost);
+        if entity.boosted {
+            age.saturating_sub(self.tuning.boost)
+        } else {
+            age
+        }
     }
 
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            any::<u16>().prop_map(Op::Back),
-            any::<u16>().prop_map(Op::Front),
-            Just(Op::Pop),
-        ]
+    fn best(&self, now: u64) -> Option<Entity> {
+        self.waiting()
+            .iter()
+            .filter(|e| e.held_until <= now)
+            .min_by_key(|e| self.key(e))
+            .copied()
     }
 
-    proptest! {
-        /// The ring behaves as a double-ended queue that refuses what does not fit.
-        #[test]
-        fn the_ring_agrees_with_a_deque(ops in proptest::collection::vec(op(), 0..200)) {
-            let mut queue = RunQueue::<5>::new();
-            let mut model = VecDeque::new();
-            for op in ops {
-                match op {
-                    Op::Back(v) => {
-                        let fits = model.len() < 5;
-                        prop_assert_eq!(queue.push_back(v).is_ok(), fits);
-                        if fits { model.push_back(v); }
-                    }
-                    Op::Front(v) => {
-                        let fits = model.len() < 5;
-                        prop_assert_eq!(queue.push_front(v).is_ok(), fits);
-                        if fits { model.push_front(v); }
-                    }
-                    Op::Pop => prop_assert_eq!(queue.pop(), model.pop_front()),
-                }
-                prop_assert_eq!(queue.first(), model.front().copied());
-                prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.is_empty(), model.is_empty());
+    fn favoured(&self, favourite: Option<u16>, now: u64) -> Option<Entity> {
+        let id = favourite?;
+        let best = self.best(now)?;
+        let entity = self.waiting().iter().find(|e| e.id == id)?;
+        let near = self.key(entity) <= self.key(&best).saturating_add(self.tuning.lag);
+        (near && entity.held_until <= now).then_some(*entity)
+    }
+
+    fn age_at(&self, running: &Running, now: u64, facts: &impl Facts) -> u64 {
+        let ticks = now.saturating_sub(running.since);
+        let aged = facts.rate(running.entity.id).age(ticks);
+        running.entity.age.saturating_add(aged)
+    }
+
+    fn charge(&mut self, now: u64, facts: &mut impl Facts) {
+        let Some(mut running) = self.running else {
+            return;
+        };
+        let ticks = now.saturating_sub(running.since);
+        running.entity.age = self.age_at(&running, now, facts);
+        running.since = running.since.max(now);
+        facts.charge(running.entity.id, ticks, now);
+        self.running = Some(running);
+    }
+
+    /// Brings the floor up to what those here have aged: one who runs alone is charged only
+    /// when something happens.
+    pub(crate) fn raise_floor(&mut self, now: u64, facts: &impl Facts) {
+        let waiting = self.waiting().iter().filter(|e| e.held_until == 0);
+        let running = self.running.iter().map(|r| self.age_at(r, now, facts));
+        if let Some(least) = waiting.map(|e| e.age).chain(running).min() {
+            self.floor = self.floor.max(least);
+        }
+    }
+
+    /// Gives the running vCPU a turn from `now` on, no longer than its VM's limit.
+    fn renew(&mut self, now: u64, limit: Limit) {
+        let crowded = self.waiting().iter().any(|e| e.held_until <= now);
+        let slice = self.tuning.slice;
+        if let Some(running) = self.running.as_mut() {
+            let old = running.until;
+            running.until = match crowded {
+                false => u64::MAX,
+                true if old > now && old != u64::MAX => old,
+                true => now.saturating_add(slice),
+            };
+            if let Limit::For(ticks) = limit {
+                running.until = running.until.min(now.saturating_add(ticks.max(1)));
             }
-            let rest: Vec<u16> = core::iter::from_fn(|| queue.pop()).collect();
-            prop_assert_eq!(rest, Vec::from(model));
+        }
+    }
+
+    fn put_back(&mut self, held_until: u64) {
+        if let Some(running) = self.running.take() {
+            let entity = Entity {
+                held_until,
+                ..running.entity
+            };
+            self.push(entity)
+                .expect("a queue has room for every vCPU, and the one that ran is not in it");
+        }
+    }
+
+    fn hold(&mut self, id: u16, until: u64) {
+        let waiting = self.waiting.get_mut(..self.len).unwrap_or(&mut []);
+        if let Some(entity) = waiting.iter_mut().find(|e| e.id == id) {
+            entity.held_until = until;
         }
     }
 }

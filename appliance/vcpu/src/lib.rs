@@ -1,8 +1,9 @@
 //! Exits, trapped registers, PSCI: what a vCPU is, without the machine.
 //!
 //! [`Exit`] says why a guest stopped; [`trap::Traps`] decides what makes it stop;
-//! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`] and [`psci`] answer calls;
-//! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state.
+//! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`], [`psci`] and [`paravirt`] answer calls;
+//! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state;
+//! [`stage1`] follows the guest's own tables.
 //! Everything is a function from values to
 //! values: core reads and writes the registers.
 #![no_std]
@@ -10,10 +11,12 @@
 pub mod exit;
 pub mod ids;
 pub mod inject;
+pub mod paravirt;
 pub mod power;
 pub mod psci;
 pub mod reset;
 pub mod smccc;
+pub mod stage1;
 pub mod sysreg;
 pub mod trap;
 

@@ -1,6 +1,7 @@
 //! Calls by HVC and SMC against DEN 0022 and DEN 0028. (RELIABILITY C9, host half.)
 #![expect(clippy::indexing_slicing, reason = "a fake machine of four vCPUs")]
 
+use vcpu::paravirt::Paravirt;
 use vcpu::power::{Busy, PowerState};
 use vcpu::psci::Power;
 use vcpu::smccc::{Reply, handle};
@@ -9,6 +10,29 @@ use vcpu::smccc::{Reply, handle};
 struct Machine {
     states: [PowerState; 4],
     started: Option<(usize, u64, u64)>,
+    /// Where the caller's line is, and the vendor functions there are.
+    line: Option<u64>,
+    functions: u128,
+    yielded: Option<u64>,
+}
+
+impl Paravirt for Machine {
+    fn stolen_time(&self) -> Option<u64> {
+        self.line
+    }
+    fn functions(&self) -> u128 {
+        self.functions
+    }
+    fn lines(&self) -> u64 {
+        0x090a_0000
+    }
+    fn core(&self) -> u64 {
+        5
+    }
+    fn yield_to(&mut self, affinity: u64) -> bool {
+        self.yielded = Some(affinity);
+        AFFINITIES.contains(&affinity)
+    }
 }
 
 const AFFINITIES: [u64; 4] = [0x000, 0x001, 0x100, 0x1_0000_0001];
@@ -48,6 +72,18 @@ fn machine() -> Machine {
             PowerState::Off,
         ],
         started: None,
+        line: None,
+        functions: 1,
+        yielded: None,
+    }
+}
+
+/// The same, told of stolen time as its second vCPU, with every function of the hint.
+fn paravirtual() -> Machine {
+    Machine {
+        line: Some(0x090a_0040),
+        functions: 1 | 1 << 0x10 | 1 << 0x11 | 1 << 0x12,
+        ..machine()
     }
 }
 
@@ -241,4 +277,82 @@ fn every_other_number_of_every_owner_is_minus_one_in_64_bits() {
         }
     }
     assert!(refused > 4_000_000);
+}
+
+/// C04: discovery as DEN 0057A has it, and what a stock kernel compares.
+#[test]
+fn c04_stolen_time_is_discovered_and_found_by_64_bit_calls_only() {
+    // (function, w1, with a line, without)
+    let table = [
+        (0x8000_0001, 0xc500_0020, 0, u64::MAX),
+        (0x8000_0001, 0xffff_ffff_c500_0020, 0, u64::MAX),
+        (0x8000_0001, 0xc500_0021, u64::MAX, u64::MAX),
+        (0x8000_0001, 0x8500_0020, u64::MAX, u64::MAX),
+        (0xc500_0020, 0xc500_0020, 0, u64::MAX),
+        (0xc500_0020, 0xc500_0021, 0, u64::MAX),
+        (0xc500_0020, 0xdead_0000_c500_0021, 0, u64::MAX),
+        (0xc500_0020, 0xc500_0022, u64::MAX, u64::MAX),
+        (0xc500_0020, 0x8500_0021, u64::MAX, u64::MAX),
+        (0xc500_0020, 0, u64::MAX, u64::MAX),
+        (0xc500_0021, 0, 0x090a_0040, u64::MAX),
+        (0xc500_0021, 7, 0x090a_0040, u64::MAX),
+        // With the SVE hint.
+        (0xc501_0021, 0, 0x090a_0040, u64::MAX),
+        // The 32-bit forms, and their neighbours.
+        (0x8500_0020, 0xc500_0020, u64::MAX, u64::MAX),
+        (0x8500_0021, 0, u64::MAX, u64::MAX),
+        (0xc500_0022, 0, u64::MAX, u64::MAX),
+        (0x4500_0021, 0, u64::MAX, u64::MAX),
+        // Linux asks PSCI for SMCCC first, and goes on only if the answer is not negative.
+        (0x8400_000a, 0x8000_0000, 0, 0),
+        (0x8400_000a, 0xc500_0020, u64::MAX, u64::MAX),
+    ];
+    for (function, asked, with, without) in table {
+        let answer = handle(function, [asked, 0, 0], &mut paravirtual());
+        assert_eq!(answer, Reply::Return(with), "{function:#x} {asked:#x}");
+        let answer = handle(function, [asked, 0, 0], &mut machine());
+        assert_eq!(answer, Reply::Return(without), "{function:#x} {asked:#x}");
+    }
+}
+
+/// C05: a function that is masked is −1, and its bit is clear.
+#[test]
+fn c05_features_and_dispatch_of_the_vendor_service_agree_on_each_function() {
+    for number in [0x10_u32, 0x11, 0x12] {
+        for there in [false, true] {
+            let mut vm = paravirtual();
+            if !there {
+                vm.functions &= !(1 << number);
+            }
+            let Reply::Return4([w0, ..]) = handle(0x8600_0000, [0; 3], &mut vm) else {
+                panic!("FEATURES has four words");
+            };
+            assert_eq!(w0 >> number & 1 == 1, there);
+            let answer = handle(0xc600_0000 | number, [0; 3], &mut vm);
+            assert_eq!(answer != NOT_SUPPORTED, there, "{number:#x}");
+            // The 32-bit form does not exist.
+            let answer = handle(0x8600_0000 | number, [0; 3], &mut vm);
+            assert_eq!(answer, NOT_SUPPORTED, "{number:#x}");
+        }
+    }
+    // Words of the bitmap are 32 functions each, whoever answers them.
+    let mut vm = machine();
+    vm.functions = 1 | 1 << 0x21 | 1 << 0x34 | 1 << 127;
+    assert_eq!(
+        handle(0x8600_0000, [0; 3], &mut vm),
+        Reply::Return4([1, 0x0010_0002, 0, 0x8000_0000])
+    );
+}
+
+#[test]
+fn c05_the_vendor_service_says_where_the_hint_is_and_which_core_this_is() {
+    let mut vm = paravirtual();
+    assert_eq!(
+        handle(0xc600_0010, [0; 3], &mut vm),
+        Reply::Return4([0, 0x090a_0000, 64, 0x1_0000_0010])
+    );
+    assert_eq!(handle(0xc600_0012, [9; 3], &mut vm), code(5));
+    assert_eq!(handle(0xc600_0011, [0x100, 0, 0], &mut vm), code(0));
+    assert_eq!(vm.yielded, Some(0x100));
+    assert_eq!(handle(0xc600_0011, [7, 0, 0], &mut vm), code(-3));
 }

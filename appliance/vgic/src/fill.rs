@@ -90,6 +90,7 @@ impl Vgic {
         }
         lrs.used = 0;
         lrs.hcr = hcr::EN | hcr::TDIR;
+        let groups = self.groups;
         let Some(v) = self.vcpu(vcpu) else {
             return kick;
         };
@@ -97,6 +98,27 @@ impl Vgic {
         if words == 0 {
             return kick;
         }
+        // Nearly always: private interrupts alone, and room for all of them.
+        let private = v.share[0].waiting | v.bank.active;
+        let offered = if words == 1 && private.count_ones() <= u32::from(lrs.count) {
+            v.set_waiting(0, 0);
+            lend_all(&mut v.bank, 0, private, groups, u32::MAX, lrs)
+        } else {
+            self.fill_words(vcpu, words, lrs)
+        };
+        if lrs.used != 0 {
+            self.loaded |= own;
+        }
+        if offered {
+            self.offered |= own;
+        }
+        lrs.write |= lrs.used;
+        kick
+    }
+
+    /// Puts what waits for or is active on `vcpu` in `words` into list registers, as far as
+    /// they go. Returns whether any of it is pending.
+    fn fill_words(&mut self, vcpu: usize, words: u8, lrs: &mut LrSet) -> bool {
         let (mut chosen, mut wanted) = ([0u32; 8], 0u32);
         for word in Bits(u32::from(words)) {
             let (waiting, active) = self.wanting(vcpu, index(word));
@@ -110,9 +132,7 @@ impl Vgic {
         } else {
             Again::InPlace
         };
-        self.place(vcpu, words, &chosen, again, lrs);
-        lrs.write |= lrs.used;
-        kick
+        self.place(vcpu, words, &chosen, again, lrs)
     }
 
     /// Returns the interrupts of word `word` that wait for `vcpu`, and those active on it.
@@ -196,14 +216,20 @@ impl Vgic {
     }
 
     /// Puts the interrupts in `chosen`, which wait for or are active on `vcpu`, into list
-    /// registers; `words` says which words of it to look at.
-    fn place(&mut self, vcpu: usize, words: u8, chosen: &[u32; 8], again: Again, lrs: &mut LrSet) {
+    /// registers; `words` says which words of it to look at. Returns whether any is pending.
+    fn place(
+        &mut self,
+        vcpu: usize,
+        words: u8,
+        chosen: &[u32; 8],
+        again: Again,
+        lrs: &mut LrSet,
+    ) -> bool {
         let groups = self.groups;
         let Some(v) = self.vcpus.get_mut(vcpu) else {
-            return;
+            return false;
         };
-        let mut slots = lrs.lr.iter_mut();
-        let (mut used, mut offered) = (0u16, false);
+        let mut offered = false;
         for word in Bits(u32::from(words)) {
             let n = index(word);
             let (Some(share), Some(mask)) = (v.share.get_mut(n), chosen.get(n).copied()) else {
@@ -219,14 +245,7 @@ impl Vgic {
             if again == Again::ByChoice {
                 here = 0;
             }
-            for n in Bits(mask) {
-                let Some(lr) = slots.next() else {
-                    break;
-                };
-                *lr = bank.lend(word << 5, n, groups, here);
-                used = used << 1 | 1;
-                offered |= lr.is_pending();
-            }
+            offered |= lend_all(bank, word << 5, mask, groups, here, lrs);
             share.waiting &= !mask;
             if n != 0 {
                 share.holds |= mask;
@@ -236,14 +255,31 @@ impl Vgic {
                 v.waiting &= !crate::vcpu::mask(n);
             }
         }
-        lrs.used = used;
-        if used != 0 {
-            self.loaded |= mask(vcpu);
-        }
-        if offered {
-            self.offered |= mask(vcpu);
-        }
+        offered
     }
+}
+
+/// Puts the interrupts in `mask` of `bank`, INTIDs `first` and up, into the next list
+/// registers; returns whether any is pending. `here` is as for [`Bank::lend`].
+#[inline]
+fn lend_all(
+    bank: &mut Bank,
+    first: u32,
+    mask: u32,
+    groups: Groups,
+    here: u32,
+    lrs: &mut LrSet,
+) -> bool {
+    let mut offered = false;
+    for n in Bits(mask) {
+        let Some(lr) = lrs.lr.get_mut(index(lrs.used.trailing_ones())) else {
+            break;
+        };
+        *lr = bank.lend(first, n, groups, here);
+        lrs.used = lrs.used << 1 | 1;
+        offered |= lr.is_pending();
+    }
+    offered
 }
 
 impl Bank {

@@ -1,6 +1,7 @@
 //! After leaving a guest: what it did with the list registers.
 
-use crate::bits::Bits;
+use crate::bank::Bank;
+use crate::bits::{Bits, bit};
 use crate::lr::{Lr, LrSet, hcr};
 use crate::vcpu::mask;
 use crate::{Kick, Vgic, index};
@@ -23,61 +24,30 @@ impl Vgic {
         if lrs.hcr & hcr::LRENPIE != 0 {
             kick |= self.deactivate_unlisted(vcpu, lrs.hcr);
         }
+        let mut private = false;
         for n in Bits(u32::from(lrs.used)) {
-            if let Some(lr) = lrs.lr.get(index(n)) {
-                kick |= self.fold_one(vcpu, *lr);
+            let Some(lr) = lrs.lr.get(index(n)) else {
+                continue;
+            };
+            if let intid @ 32.. = lr.vintid() {
+                kick |= self.fold_spi(vcpu, intid, *lr);
+            } else if let Some(v) = self.vcpus.get_mut(vcpu) {
+                v.bank.fold(*lr);
+                private = true;
             }
+        }
+        if private {
+            kick |= self.update_private(vcpu, 0);
         }
         kick.without(vcpu)
     }
 
-    /// Merges one list register.
-    fn fold_one(&mut self, vcpu: usize, lr: Lr) -> Kick {
-        let intid = lr.vintid();
-        let Some((bank, bit)) = self.locate(vcpu, intid).filter(|(b, bit)| b.out & bit != 0) else {
+    /// Merges the list register of SPI `intid`.
+    fn fold_spi(&mut self, vcpu: usize, intid: u32, lr: Lr) -> Kick {
+        let Some((bank, bit)) = self.locate(vcpu, intid) else {
             return Kick::NONE;
         };
-        bank.out &= !bit;
-        if lr.is_pending() {
-            bank.latch |= bit & bank.carried & !bank.void_pending;
-        }
-        let overridden = bank.void_active & bit != 0;
-        if lr.is_active() {
-            bank.handled |= bit & (!bank.active | bank.void_active);
-        } else {
-            bank.handled &= !bit;
-        }
-        if lr.is_hardware() && lr.is_free() {
-            // The guest deactivated it, and with it the physical interrupt.
-            if bank.refired & bit == 0 {
-                bank.held &= !bit;
-                bank.line &= !bit;
-            }
-            if !overridden {
-                bank.active &= !bit;
-            }
-        } else {
-            // A list register without HW that is free may have been active in between.
-            let ended = if lr.is_active() {
-                overridden && bank.active & bit == 0
-            } else {
-                bank.active & bit != 0 || lr.is_free()
-            };
-            if !overridden {
-                bank.active &= !bit;
-                if lr.is_active() {
-                    bank.active |= bit;
-                }
-            }
-            if ended && bank.active & bit == 0 {
-                bank.give_back(bit);
-            }
-        }
-        bank.handled &= bank.active | !bit;
-        bank.carried &= !bit;
-        bank.void_pending &= !bit;
-        bank.void_active &= !bit;
-        bank.refired &= !bit;
+        bank.fold(lr);
         self.drop_idle_holds_of(vcpu, index(intid >> 5), bit);
         self.update(vcpu, index(intid >> 5), 0)
     }
@@ -126,5 +96,63 @@ impl Vgic {
             let holds = v.share(word).holds;
             v.set_holds(word, holds & !idle);
         }
+    }
+}
+
+impl Bank {
+    /// Merges a list register that one of these interrupts is in.
+    fn fold(&mut self, lr: Lr) {
+        let bit = bit(lr.vintid() & 31);
+        if self.out & bit == 0 {
+            return;
+        }
+        self.out &= !bit;
+        let special = self.active | self.held | self.void_active | self.void_pending;
+        if lr.is_free() && (special | self.refired) & bit == 0 && !lr.is_hardware() {
+            // Nearly always: the guest took it and ended it.
+            self.carried &= !bit;
+            self.handled &= !bit;
+            return;
+        }
+        if lr.is_pending() {
+            self.latch |= bit & self.carried & !self.void_pending;
+        }
+        let overridden = self.void_active & bit != 0;
+        if lr.is_active() {
+            self.handled |= bit & (!self.active | self.void_active);
+        } else {
+            self.handled &= !bit;
+        }
+        if lr.is_hardware() && lr.is_free() {
+            // The guest deactivated it, and with it the physical interrupt.
+            if self.refired & bit == 0 {
+                self.held &= !bit;
+                self.line &= !bit;
+            }
+            if !overridden {
+                self.active &= !bit;
+            }
+        } else {
+            // A list register without HW that is free may have been active in between.
+            let ended = if lr.is_active() {
+                overridden && self.active & bit == 0
+            } else {
+                self.active & bit != 0 || lr.is_free()
+            };
+            if !overridden {
+                self.active &= !bit;
+                if lr.is_active() {
+                    self.active |= bit;
+                }
+            }
+            if ended && self.active & bit == 0 {
+                self.give_back(bit);
+            }
+        }
+        self.handled &= self.active | !bit;
+        self.carried &= !bit;
+        self.void_pending &= !bit;
+        self.void_active &= !bit;
+        self.refired &= !bit;
     }
 }

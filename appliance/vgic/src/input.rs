@@ -126,15 +126,18 @@ impl Vgic {
     ///
     /// A PPI is deactivated on the physical CPU where it became active for `vcpu`.
     pub fn next_deactivation(&mut self, vcpu: usize) -> Option<u32> {
-        if let Some(id) = self.vcpu(vcpu).and_then(|v| v.bank.take_release()) {
-            return Some(id);
+        let own = self.vcpu(vcpu).map(|v| &mut v.bank);
+        let (id, left) = own.map_or((None, false), |bank| {
+            (bank.take_release(), bank.release != 0)
+        });
+        if !left {
+            self.releases &= !u16::from(mask(vcpu));
         }
-        self.releases &= !u16::from(mask(vcpu));
-        if self.releases & SPI_RELEASES == 0 {
-            return None;
+        if id.is_some() || self.releases & SPI_RELEASES == 0 {
+            return id;
         }
         let id = self.spi.iter_mut().find_map(|bank| bank.take_release());
-        if id.is_none() {
+        if self.spi.iter().all(|bank| bank.release == 0) {
             self.releases &= !SPI_RELEASES;
         }
         id

@@ -22,8 +22,9 @@
 //! 3. Every [`Kick`] names vCPUs that must fold and fill soon: those in a guest need an IPI,
 //!    those in WFI must be woken. It is the same duty as `wants_refill`, so core may also look
 //!    at that.
-//! 4. After anything that may end the guest's need for a physical interrupt, while
-//!    [`Vgic::owes_deactivation`]: [`Vgic::next_deactivation`] and deactivate it.
+//! 4. Whoever folds and fills then asks, while [`Vgic::owes_deactivation`], for
+//!    [`Vgic::next_deactivation`], and deactivates that physical interrupt. A vCPU for which
+//!    there is one is named by a [`Kick`]; for an SPI, which any CPU can deactivate, vCPU 0 is.
 //!
 //! # Level-sensitive interrupts
 //!
@@ -247,7 +248,7 @@ impl Vgic {
         if release != 0 {
             self.releases |= u16::from(own);
         }
-        self.kick(if news == 0 { 0 } else { own })
+        self.kick(if news | release == 0 { 0 } else { own })
     }
 
     fn update_spi(&mut self, word: usize, changed: u32) -> Kick {
@@ -256,11 +257,13 @@ impl Vgic {
             return Kick::NONE;
         };
         bank.settle();
+        let (mut kicked, mut own) = (0u8, 1u8);
         if bank.release != 0 {
+            // Anybody can deactivate an SPI; somebody has to come and do it.
             self.releases |= SPI_RELEASES;
+            kicked = own;
         }
         let (deliverable, out) = (bank.deliverable(groups), bank.out & changed);
-        let (mut kicked, mut own) = (0u8, 1u8);
         for v in self.vcpus.iter_mut().take(usize::from(self.count)) {
             let share = v.share(word);
             let new = deliverable & share.target;

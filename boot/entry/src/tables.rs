@@ -58,6 +58,11 @@ const fn leaf(kind: Kind) -> u64 {
     }
 }
 
+/// Returns the level 3 descriptor of the page at `pa`, for whoever keeps an entry of its own.
+pub const fn page(pa: u64, kind: Kind) -> u64 {
+    pa & OUTPUT | leaf(kind) | TABLE_OR_PAGE
+}
+
 /// Maps `bytes` from `va` to `pa` in the tree at `root`.
 ///
 /// What is already mapped to the same output stays; anything else there is an error, and

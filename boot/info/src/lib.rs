@@ -28,6 +28,8 @@ pub const CPUS_MAX: usize = 64;
 pub const REDISTRIBUTOR_REGIONS_MAX: usize = 8;
 /// Most virtio-mmio transports kept; more are left unused and counted.
 pub const VIRTIO_MAX: usize = 32;
+/// Most wires of a PCI host kept: those of four devices with four pins each, twice.
+pub const PCI_WIRES_MAX: usize = 32;
 /// Most bytes of boot arguments.
 pub const BOOTARGS_MAX: usize = 1024;
 /// Most bytes of entropy kept.
@@ -114,8 +116,19 @@ pub struct TimerIntids {
     pub hyp_physical: u32,
 }
 
-/// PCI configuration space.
+/// A wire of a PCI device, as the host's `interrupt-map` leads it to the GIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciWire {
+    /// Device and function, of which only the bits in [`PciHost::wire_mask`] count.
+    pub devfn: u8,
+    /// 1 for INTA to 4 for INTD.
+    pub pin: u8,
+    /// Where it ends.
+    pub interrupt: Interrupt,
+}
+
+/// A PCI host: configuration space, what it passes on, and where its wires end.
+#[derive(Clone, Copy, Debug)]
 pub struct PciHost {
     /// ECAM: 1 MiB for each bus.
     pub ecam: Range,
@@ -123,6 +136,25 @@ pub struct PciHost {
     pub bus_first: u8,
     /// Last bus number.
     pub bus_last: u8,
+    /// Memory below 4 GiB whose PCI addresses are physical ones.
+    pub low: Option<Range>,
+    /// Memory above 4 GiB whose PCI addresses are physical ones.
+    pub high: Option<Range>,
+    /// Bits of device and function that choose a wire.
+    pub wire_mask: u8,
+    /// Wires.
+    pub wires: List<PciWire, PCI_WIRES_MAX>,
+}
+
+impl PciHost {
+    /// Returns where the wire of `pin` (1 to 4) of a function ends.
+    pub fn wire(&self, devfn: u8, pin: u8) -> Option<Interrupt> {
+        let devfn = devfn & self.wire_mask;
+        self.wires
+            .iter()
+            .find(|wire| wire.devfn == devfn && wire.pin == pin)
+            .map(|wire| wire.interrupt)
+    }
 }
 
 /// What the machine is.
@@ -155,6 +187,8 @@ pub struct BootInfo {
     pub virtio: List<Device, VIRTIO_MAX>,
     /// Transports for which there was no room.
     pub virtio_dropped: usize,
+    /// Registers of the SMMUv3.
+    pub smmu: Option<Range>,
     /// The first PCI host with an ECAM.
     pub pci: Option<PciHost>,
     /// `/chosen/bootargs`, without the final zero.

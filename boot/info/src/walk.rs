@@ -3,7 +3,8 @@
 use crate::check::be32;
 use crate::{
     BootError, BootInfo, Bytes, CPUS_MAX, Conduit, DEPTH_MAX, Device, Gic, Interrupt, List,
-    PciHost, REDISTRIBUTOR_REGIONS_MAX, RESERVED_MAX, RNG_SEED_MAX, Range, TimerIntids,
+    PCI_WIRES_MAX, PciHost, PciWire, REDISTRIBUTOR_REGIONS_MAX, RESERVED_MAX, RNG_SEED_MAX, Range,
+    TimerIntids,
 };
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -188,6 +189,7 @@ impl Found {
                 },
                 virtio: List::new(),
                 virtio_dropped: 0,
+                smmu: None,
                 pci: None,
                 bootargs: Bytes::new(),
                 rng_seed: Bytes::new(),
@@ -247,6 +249,9 @@ impl Found {
             self.info.rtc.get_or_insert(device);
         } else if is("virtio,mmio") && identity {
             self.virtio(device(node, "virtio-mmio reg")?);
+        } else if is("arm,smmu-v3") && identity {
+            let registers = first_range(node, "SMMU reg")?;
+            self.info.smmu.get_or_insert(registers);
         } else if is("pci-host-ecam-generic") && identity {
             let host = pci(node)?;
             self.info.pci.get_or_insert(host);
@@ -447,11 +452,87 @@ fn pci(node: Node<'_, '_>) -> Result<PciHost, BootError> {
     const MALFORMED: BootError = BootError::BadProperty {
         what: "PCI bus-range",
     };
+    let (mut low, mut high) = (None, None);
+    for window in pci_windows(value(node, "ranges").unwrap_or_default()) {
+        let place = if window.end() <= 1 << 32 {
+            &mut low
+        } else {
+            &mut high
+        };
+        place.get_or_insert(window);
+    }
+    let mask = value(node, "interrupt-map-mask").and_then(|raw| be32(raw, 0));
     Ok(PciHost {
         ecam: first_range(node, "PCI reg")?,
         bus_first: bus(0).ok_or(MALFORMED)?,
         bus_last: bus(4).ok_or(MALFORMED)?,
+        low,
+        high,
+        wire_mask: devfn(mask.unwrap_or(0)),
+        wires: pci_wires(value(node, "interrupt-map").unwrap_or_default()),
     })
+}
+
+/// Device and function in the first cell of a PCI address (IEEE 1275 PCI binding, 2.2.1.1).
+fn devfn(phys_hi: u32) -> u8 {
+    let [_, devfn, ..] = phys_hi.to_le_bytes();
+    devfn
+}
+
+/// The memory that a host passes on unchanged. Three cells of PCI address, two of address
+/// above, two of size; the address space is in bits 25:24 of the first.
+fn pci_windows(raw: &[u8]) -> impl Iterator<Item = Range> + '_ {
+    raw.chunks_exact(28).filter_map(|entry| {
+        let cell = |n: usize| be32(entry, n.saturating_mul(4)).map(u64::from);
+        let pair = |n: usize| Some(cell(n)? << 32 | cell(n.saturating_add(1))?);
+        let memory = cell(0)? >> 25 & 1 == 1;
+        let (inside, outside, bytes) = (pair(1)?, pair(3)?, pair(5)?);
+        let window = Range::new(outside, bytes)?;
+        (memory && inside == outside).then_some(window)
+    })
+}
+
+/// The wires of a host. An entry is three cells of PCI address, the pin, the controller, its
+/// address in as many cells as it has there, and three cells of interrupt.
+fn pci_wires(raw: &[u8]) -> List<PciWire, PCI_WIRES_MAX> {
+    const CELL: usize = 4;
+    const CONTROLLER: usize = 16;
+    const PIN: usize = 12;
+    const SPEC_BYTES: usize = 12;
+    // How many cells an address of the controller has is said in its node; but only one number
+    // makes every entry name the same controller.
+    let controller = be32(raw, CONTROLLER);
+    let bytes = [40, 32, 36].into_iter().find(|&n| {
+        let mut entries = raw.chunks_exact(n);
+        let same = entries.all(|entry| be32(entry, CONTROLLER) == controller);
+        same && raw.chunks_exact(n).remainder().is_empty()
+    });
+    let mut wires = List::new();
+    for entry in raw.chunks_exact(bytes.unwrap_or(usize::MAX)) {
+        let wire = || {
+            let spec = entry.len().checked_sub(SPEC_BYTES)?;
+            let cell = |n: usize| be32(entry, spec.saturating_add(n.saturating_mul(CELL)));
+            // Only SPIs: a PPI is no wire of a device.
+            let (0, number, flags) = (cell(0)?, cell(1)?, cell(2)?) else {
+                return None;
+            };
+            let intid = number.checked_add(32).filter(|intid| *intid < 1020)?;
+            Some(PciWire {
+                devfn: devfn(be32(entry, 0)?),
+                pin: u8::try_from(be32(entry, PIN)?).ok()?,
+                interrupt: Interrupt {
+                    intid,
+                    edge: flags & 0b11 != 0,
+                },
+            })
+        };
+        if let Some(wire) = wire()
+            && !wires.push(wire)
+        {
+            break;
+        }
+    }
+    wires
 }
 
 fn conduit(node: Node<'_, '_>) -> Result<Conduit, BootError> {

@@ -3,7 +3,9 @@
 //! With it core and its guests are tested without network, control port and disk. Boot
 //! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
 //! each (128), `repeat=` times one after the other (1), `args=` the guest's own boot
-//! arguments with commas for spaces. A line of the guest in VM n begins with `vm<n>| `.
+//! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
+//! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
+//! registers), `resets=` how often that is reset while the VM runs. A line of the guest in VM n begins with `vm<n>| `.
 #![no_std]
 #![no_main]
 
@@ -11,6 +13,7 @@ extern crate alloc;
 
 mod calls;
 mod console;
+mod device;
 mod heap;
 mod tree;
 mod vm;
@@ -30,6 +33,8 @@ struct Orders {
     mib: u64,
     repeat: u64,
     args: alloc::string::String,
+    device: Option<device::Order>,
+    resets: u64,
 }
 
 fn main() -> ! {
@@ -49,6 +54,8 @@ fn main() -> ! {
         mib: number("mib", 128),
         repeat: number("repeat", 1),
         args: word("args").unwrap_or("").replace(',', " "),
+        device: word("device").and_then(device::Order::read),
+        resets: number("resets", 0),
     };
     gic::init_distributor();
     gic::init_cpu();
@@ -74,8 +81,14 @@ fn run_once(orders: &Orders) {
             Err((what, status)) => println!("DIRECT vm{n}: {what}: {status:?}"),
         }
     }
+    let mut watch = orders
+        .device
+        .map(|order| device::Watch::new(order, orders.resets));
     while vms.iter().any(Option::is_some) {
         let mut news = false;
+        if let Some(watch) = &mut watch {
+            watch.look();
+        }
         for place in &mut vms {
             if let Some(vm) = place {
                 news |= vm.console();

@@ -46,6 +46,11 @@ impl Vm {
         let tree = tree::make(orders.vcpus, ram_bytes, &args).expect("a device tree");
         let tree_at = RAM_BASE + (ram_bytes / 2).next_multiple_of(0x20_0000);
         vm.copy_in(&frame, tree_at, &tree)?;
+        if let Some(order) = orders.device.filter(|_| n == 0) {
+            order
+                .assign(handle)
+                .map_err(|status| ("DeviceAssign", status))?;
+        }
         vm.call(CoreCall::VmEntry, [entry, tree_at])?;
         vm.call(CoreCall::VmStart, [0, 0])?;
         Ok(vm)

@@ -47,3 +47,8 @@ pub fn payload(name: &str) -> PathBuf {
     let release = "guests/aarch64-unknown-none-softfloat/release";
     target().join(release).join(name)
 }
+
+/// The appliance with a bare-metal guest of `tests/guests` for its root.
+pub fn bare_root(name: &str) -> PathBuf {
+    target().join(format!("{name}.img"))
+}

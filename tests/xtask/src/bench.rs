@@ -8,13 +8,13 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use qemu::{Appliance, Control, Cpu, number, paths};
+use qemu::{Appliance, Board, Control, Cpu, Machine, number, paths};
 use serde_json::{Map, Value, json};
 
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 10] = [
+const KEYS: [(&str, &str, Option<u64>); 25] = [
     ("hypercall", "insns", Some(300)),
     ("gic_read", "insns", Some(450)),
     ("uart_read", "insns", Some(450)),
@@ -25,6 +25,21 @@ const KEYS: [(&str, &str, Option<u64>); 10] = [
     ("guest_boot_insns", "insns", None),
     ("idle_bytes", "bytes", Some(64 << 20)),
     ("vm_bytes", "bytes", Some(256 << 10)),
+    ("mem_populate_2m", "insns", None),
+    ("mem_populate_4k", "insns", None),
+    ("mem_touch", "insns", None),
+    ("mem_write_after_sync", "insns", None),
+    ("mem_key_set", "insns", None),
+    ("mem_split", "insns", None),
+    ("mem_split_tlbi", "ops", None),
+    ("mem_dirty_sync_gib_4k", "insns", None),
+    ("mem_dirty_sync_gib_4k_tlbi", "ops", None),
+    ("mem_dirty_sync_gib_2m", "insns", None),
+    ("mem_dirty_sync_gib_2m_tlbi", "ops", None),
+    ("mem_age_gib_4k", "insns", None),
+    ("mem_age_gib_4k_tlbi", "ops", None),
+    ("mem_age_gib_2m", "insns", None),
+    ("mem_age_gib_2m_tlbi", "ops", None),
 ];
 
 /// Emulation without threads is slow.
@@ -87,7 +102,23 @@ fn measure(cpu: Cpu) -> Result<Results> {
     keep("guest_boot_insns", boot);
     keep("vm_bytes", overhead);
     skete.shut_down()?;
+    for (key, value) in memory(cpu)? {
+        results.insert(key, json!(value));
+    }
     Ok(results)
+}
+
+/// What the root that tests memory measures (`tests/guests/memory_root`).
+fn memory(cpu: Cpu) -> Result<Vec<(String, u64)>> {
+    let mut board = Board::new(cpu, paths::bare_root("memory_root"));
+    board.counted = true;
+    board.smp = 1;
+    board.append = "bench".to_owned();
+    let logs = paths::logs(&format!("bench-memory-{cpu}"));
+    let mut machine = Machine::start(&board, &logs)?;
+    machine.serial().wait_for("BENCH done", 0, PATIENCE)?;
+    machine.wait_for_end(PATIENCE)?;
+    Ok(bench_lines(&machine.serial().text()))
 }
 
 /// What the bare-metal bench guest measures from within.
@@ -159,13 +190,13 @@ fn over(all: &Map<String, Value>) -> Vec<String> {
 }
 
 fn table(all: &Map<String, Value>) -> String {
-    let mut text = format!("{:<18}", "");
+    let mut text = format!("{:<28}", "");
     for cpu in all.keys() {
         text.push_str(&format!("{cpu:>16}"));
     }
     text.push_str(&format!("{:>16}\n", "limit"));
     for (key, unit, limit) in KEYS {
-        text.push_str(&format!("{key:<18}"));
+        text.push_str(&format!("{key:<28}"));
         for results in all.values() {
             let value = results.get(key).and_then(Value::as_u64);
             let mark = match (value, limit) {

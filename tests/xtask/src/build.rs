@@ -11,6 +11,7 @@ use crate::toolchain::{self, TARGET};
 use crate::workspace;
 
 const ROOT: &str = "appliance/root";
+const GUESTS: &str = "tests/guests";
 
 /// Builds target/skete.img.
 pub(crate) fn appliance() -> Result<()> {
@@ -47,12 +48,40 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("{} was not built", path.display()))
 }
 
-/// Builds the bare-metal guests of tests and bench.
+/// Builds the bare-metal guests of tests and bench, and the images whose root is one of them.
 pub(crate) fn guests() -> Result<()> {
-    match workspace::other("tests/guests", "build")? {
-        Some(mut guests) => cargo(&mut guests),
-        None => Ok(()),
+    let Some(mut guests) = workspace::other(GUESTS, "build")? else {
+        return Ok(());
+    };
+    cargo(&mut guests)?;
+    let carried = [
+        ("SKETE_DIRECT_GUEST", paths::payload("memory")),
+        ("SKETE_LINUX_KERNEL", paths::guest_kernel()),
+        ("SKETE_LINUX_INITRD", paths::guest_initrd()),
+    ];
+    for name in ["memory_root", "linux_root"] {
+        bare_root(name, &carried)?;
     }
+    Ok(())
+}
+
+/// Builds target/NAME.img: core, and the guest `name` as its root, which carries some files.
+fn bare_root(name: &str, carried: &[(&str, PathBuf)]) -> Result<()> {
+    let elves = paths::target().join("guests-elf");
+    let Some(mut root) = workspace::other(GUESTS, "build")? else {
+        return Ok(());
+    };
+    root.args(["--bin", name])
+        .env("CARGO_TARGET_DIR", &elves)
+        .env("SKETE_GUEST_ELF", "1");
+    for (variable, file) in carried {
+        root.env(variable, file);
+    }
+    cargo(&mut root)?;
+    let root = read(&elves.join(TARGET).join("release").join(name))?;
+    let image = mkimage::build(&read(&core_elf())?, Some(&root))?;
+    fs::write(paths::bare_root(name), image)?;
+    Ok(())
 }
 
 /// Builds `skete`, the command-line client; returns where it is.

@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use api::{
-    Action, ActionRequest, Code, EventType, ImageSpec, OperationList, OperationStatus, PowerAction,
-    PowerRequest, Problem, ServerInfo, VmSpec,
+    Action, ActionRequest, Code, DeviceRequest, EventType, ImageSpec, OperationList,
+    OperationStatus, PowerAction, PowerRequest, Problem, ServerInfo, VmSpec,
 };
 use sha2::{Digest, Sha256};
 
@@ -248,6 +248,10 @@ impl Server {
                 _ => self.image_get(name)?,
             },
             Route::ImageData(name) => self.upload_offset(name)?,
+            Route::Devices => Self::device_list(backend),
+            Route::DeviceActions(pci) => {
+                self.device_act(backend, pci, &body::parse::<DeviceRequest>(&body)?)?
+            }
             Route::Vms => self.vm_list(backend),
             Route::Vm(name) => match method {
                 Method::Put => self.vm_put(backend, name, head, body::parse::<VmSpec>(&body)?)?,
@@ -533,7 +537,10 @@ const fn takes_json(route: Route<'_>, method: Method) -> bool {
     matches!(
         (route, method),
         (Route::Image(_) | Route::Vm(_), Method::Put)
-            | (Route::VmActions(_) | Route::SystemActions, Method::Post)
+            | (
+                Route::VmActions(_) | Route::DeviceActions(_) | Route::SystemActions,
+                Method::Post
+            )
     )
 }
 

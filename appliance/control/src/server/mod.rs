@@ -4,6 +4,7 @@
 //! there, to learn what to do with the body, and [`Server::finish`] once the body is.
 //! [`Server::poll`] moves virtual machines on.
 
+mod devices;
 mod dispatch;
 mod idempotency;
 mod images;
@@ -58,6 +59,9 @@ pub struct Server {
     /// Bytes of JSON bodies that have arrived and are not yet answered.
     pub(crate) bodies: Pool,
     power: Option<PendingPower>,
+    /// How often each device had not been ready in time, and how much DMA of it was blocked,
+    /// when that was last looked at.
+    device_troubles: BTreeMap<String, (u64, u64)>,
     /// When now is, looked at once a turn.
     unix_ns: Option<u64>,
     now_ns: u64,
@@ -92,6 +96,7 @@ impl Server {
             streams: Pool::new(STREAMS_MAX),
             bodies: Pool::new(BODIES_BYTES),
             power: None,
+            device_troubles: BTreeMap::new(),
             unix_ns: None,
             now_ns: 0,
         }
@@ -103,6 +108,7 @@ impl Server {
     pub fn poll(&mut self, backend: &mut dyn Backend) {
         self.tick(backend);
         self.poll_vms(backend);
+        self.poll_devices(backend);
         self.poll_power(backend);
     }
 

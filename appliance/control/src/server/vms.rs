@@ -11,6 +11,7 @@ use api::{
 };
 
 use super::Server;
+use super::devices::check_devices;
 use super::images::{Content, check_name};
 use crate::backend::{Backend, BackendError, RunCounters, RunId, RunPlan};
 use crate::http::head::Head;
@@ -326,6 +327,7 @@ impl Server {
                 format!("a command line has at most {CMDLINE_MAX} bytes and no NUL"),
             );
         }
+        problem = check_devices(&spec.devices, problem);
         for (image, kind, pointer) in boot_images(spec) {
             problem = self.image_for(image, kind, pointer, problem);
         }
@@ -391,6 +393,7 @@ impl Server {
                 .iter()
                 .find_map(|(id, kind)| (*kind == ImageKind::Initrd).then_some(*id)),
             cmdline: vm.spec.boot.cmdline.clone(),
+            devices: vm.spec.devices.clone(),
         })
     }
 

@@ -11,6 +11,7 @@ mod lifecycle;
 mod machine;
 mod pool;
 mod regressions;
+mod seeded;
 mod sharing;
 mod states;
 mod tables;

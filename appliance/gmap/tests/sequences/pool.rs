@@ -178,7 +178,7 @@ proptest! {
 fn metadata_is_seven_hundredths_of_a_percent_of_memory() {
     for gib in [1_u64, 4, 32, 1024, 1 << 18] {
         let bytes = u64::try_from(Pool::metadata_words(gib << 18)).expect("fits") * 8;
-        assert!(bytes * 10_000 < 7 * gib << 30, "{gib} GiB needs {bytes}");
+        assert!(bytes * 10_000 < (7 * gib) << 30, "{gib} GiB needs {bytes}");
     }
 }
 

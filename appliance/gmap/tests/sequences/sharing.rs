@@ -243,18 +243,20 @@ impl World {
                 let guest = &mut self.guests[vm];
                 let (mut at, end) = (RAM, RAM + BYTES);
                 loop {
+                    let (migrated, value) = (&mut guest.migrated, &guest.value);
+                    let report = |from: arch::Ipa, bytes: u64| {
+                        let pages = index(from.raw())..index(from.raw() + bytes);
+                        migrated[pages.clone()].copy_from_slice(&value[pages]);
+                    };
                     let machine = &mut self.machine;
-                    match guest.gmap.drop_zeroes(machine, (at, end), SLICE).1 {
+                    match guest.gmap.drop_zeroes(machine, (at, end), SLICE, report) {
                         Some(next) => at = next.raw(),
                         None => break,
                     }
                 }
                 for page in 0..PAGES {
                     let leaf = guest.gmap.leaf(&self.machine, ipa(address(page)));
-                    // What the log has still to report may stay.
-                    let own = leaf.filter(|(leaf, level)| {
-                        !leaf.shared() && !leaf.soft_dirty() && *level == Level::L3
-                    });
+                    let own = leaf.filter(|(leaf, level)| !leaf.shared() && *level == Level::L3);
                     assert!(
                         own.is_none() || guest.value[page] != 0,
                         "page {page} is zero"

@@ -1,7 +1,7 @@
 //! Page states: every transition, and what happens to the frames.
 
 use crate::vm::{LARGE, PAGE, RAM, Vm, ipa};
-use gmap::{Budget, Error, KeyError, Policy, ReleaseRing, Reset, StateOp, state_byte};
+use gmap::{Budget, Error, KeyError, Policy, ReleaseRing, Reset, Sift, StateOp, state_byte};
 
 impl Vm {
     fn state(&mut self, ring: &mut ReleaseRing, op: StateOp, page: u64) -> u8 {
@@ -128,6 +128,48 @@ fn b22_a_page_written_after_its_hint_is_never_dropped() {
         }
         vm.end();
     }
+}
+
+#[test]
+fn b30_a_range_gives_what_the_guest_said_it_can_do_without_and_nothing_else() {
+    let mut vm = with_states(2 * LARGE);
+    for page in 0..1024 {
+        vm.touch(RAM + page * PAGE, true).expect("RAM");
+    }
+    let mut ring = ReleaseRing::new();
+    for page in 0..64 {
+        vm.state(&mut ring, StateOp::Unused, page);
+        vm.state(&mut ring, StateOp::Volatile, 600 + page);
+    }
+    vm.touch(RAM + 5 * PAGE, true).expect("RAM");
+    vm.state(&mut ring, StateOp::Stable, 6);
+    // In slices of one leaf, over half of the first pages; then all, and volatile ones too.
+    let sift = |vm: &mut Vm, end: u64, volatile: bool, leaves: usize| {
+        let what = Sift {
+            unused: true,
+            volatile,
+        };
+        let (mut at, mut taken) = (RAM, 0);
+        loop {
+            let budget = Budget::leaves(leaves);
+            let machine = &mut vm.machine;
+            let (more, next) = vm.gmap.sift(machine, (at, end), what, budget);
+            taken += more;
+            match next {
+                Some(next) => at = next.raw(),
+                None => return taken,
+            }
+        }
+    };
+    assert_eq!(sift(&mut vm, RAM + 32 * PAGE, false, 1), 30 * PAGE);
+    assert_eq!(sift(&mut vm, RAM + 2 * LARGE, false, 100), 32 * PAGE);
+    assert_eq!(sift(&mut vm, RAM + 2 * LARGE, true, 7), 64 * PAGE);
+    let gone: Vec<u64> = (0..1024)
+        .filter(|n| vm.leaf(RAM + n * PAGE).is_none())
+        .collect();
+    let said = (0..64).filter(|n| *n != 5 && *n != 6).chain(600..664);
+    assert_eq!(gone, said.collect::<Vec<_>>());
+    vm.end();
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
 
 use super::console::Shared;
+use super::device;
 use super::store::Store;
 use crate::calls::call;
 use crate::frames::{Block, Frames, Scratch};
@@ -143,6 +144,11 @@ impl Run {
         Ok(run)
     }
 
+    /// Returns its handle in core, if it has one.
+    pub(super) fn vm(&self) -> Option<u64> {
+        self.vm
+    }
+
     /// Returns what is run.
     pub(super) fn plan(&self) -> &RunPlan {
         &self.plan
@@ -154,7 +160,7 @@ impl Run {
     }
 
     /// Does the next bounded piece of the loading, if there is any.
-    pub(super) fn advance(&mut self, store: &Store) -> Result<(), RunError> {
+    pub(super) fn advance(&mut self, store: &Store, scratch: &Scratch) -> Result<(), RunError> {
         match &mut self.phase {
             Phase::Unpacking {
                 gunzip,
@@ -171,13 +177,13 @@ impl Run {
                 }
                 Ok(())
             }
-            Phase::Copying { .. } => self.copy(store),
+            Phase::Copying { .. } => self.copy(store, scratch),
             Phase::Started | Phase::Failed(_) | Phase::Stopped => Ok(()),
         }
     }
 
     /// Copies the next piece, and starts the guest when there is none left.
-    fn copy(&mut self, store: &Store) -> Result<(), RunError> {
+    fn copy(&mut self, store: &Store, scratch: &Scratch) -> Result<(), RunError> {
         let vm = self.vm.ok_or(Status::NoVm)?;
         let Phase::Copying {
             unpacked,
@@ -230,6 +236,7 @@ impl Run {
             }
         }
         if left.is_empty() {
+            device::assign(scratch, vm, &self.plan.devices)?;
             call(CoreCall::VmEntry, [vm, *entry, *tree, 0])?;
             call(CoreCall::VmStart, [vm, 0, 0, 0])?;
             self.tree = None;
@@ -480,6 +487,7 @@ fn write_tree(
         cpus: plan.cpus,
         cmdline: &plan.cmdline,
         initrd,
+        pci: !plan.devices.is_empty(),
         seed,
     }
     .write()

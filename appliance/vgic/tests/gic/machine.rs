@@ -98,6 +98,17 @@ impl Machine {
         self.save(v);
         let kick = self.gic.fold(v, &self.cpu[v].saved);
         self.check_kick(kick);
+        self.give_back(v);
+    }
+
+    /// Deactivates what the model no longer needs, as core does where it folds and fills.
+    fn give_back(&mut self, v: usize) {
+        while self.gic.owes_deactivation(v) {
+            let Some(p) = self.gic.next_deactivation(v) else {
+                continue;
+            };
+            self.deactivate_physical(v, p);
+        }
     }
 
     /// Fills and writes hardware.
@@ -134,6 +145,7 @@ impl Machine {
             "an INTID twice"
         );
         cpu.hcr = cpu.saved.hcr;
+        self.give_back(v);
     }
 
     /// Every vCPU named must be marked, or core would not know on the way in.
@@ -154,12 +166,10 @@ impl Machine {
             assert!(round < 100, "core never gets back into the guest");
             let mut idle = true;
             for v in 0..self.cpu.len() {
-                while self.gic.owes_deactivation(v) {
-                    let Some(p) = self.gic.next_deactivation(v) else {
-                        continue;
-                    };
+                // Core looks for these only where it folds and fills: a kick has to say so.
+                if self.gic.wants_refill(v) && self.gic.owes_deactivation(v) {
                     idle = false;
-                    self.deactivate_physical(v, p);
+                    self.give_back(v);
                 }
                 if self.cpu[v].running && (self.gic.wants_refill(v) || self.maintenance(v)) {
                     idle = false;
@@ -173,6 +183,11 @@ impl Machine {
                 }
             }
             if idle {
+                let owed = (0..self.cpu.len()).any(|v| self.gic.owes_deactivation(v));
+                assert!(
+                    !owed,
+                    "a physical interrupt stays active, and nobody was told"
+                );
                 return;
             }
         }

@@ -8,7 +8,9 @@
 )]
 
 mod machine;
+mod madness;
 mod model;
+mod ops;
 mod registers;
 mod reliability;
 mod smoke;

@@ -302,6 +302,21 @@ fn clearing_the_active_state_by_register_gives_the_physical_interrupt_back() {
 }
 
 #[test]
+fn a_physical_interrupt_given_back_by_a_register_write_brings_core_to_deactivate_it() {
+    let mut gic = Vgic::new(2);
+    for intid in [27, 40] {
+        let _ = gic.set_hardware(1, intid, Some(pintid(intid)));
+        let _ = gic.set_level(1, intid, Level::High);
+    }
+    assert_eq!(gic.sample(1, 27, Level::Low).bits(), 0b10);
+    assert!(gic.owes_deactivation(1) && !gic.owes_deactivation(0));
+    assert_eq!(gic.next_deactivation(1), Some(27));
+    assert_eq!(gic.sample(1, 40, Level::Low).bits(), 0b01);
+    assert_eq!(gic.next_deactivation(0), Some(140));
+    assert!(!gic.owes_deactivation(0));
+}
+
+#[test]
 fn untying_or_tearing_down_gives_physical_interrupts_back() {
     let mut gic = Vgic::new(1);
     for intid in [27, 40] {
@@ -311,7 +326,7 @@ fn untying_or_tearing_down_gives_physical_interrupts_back() {
     let _ = gic.set_hardware(0, 27, None);
     assert_eq!(gic.next_deactivation(0), Some(27));
     assert_eq!(gic.next_deactivation(0), None);
-    assert_eq!(gic.release_all().bits(), 0);
+    assert_eq!(gic.release_all().bits(), 1, "vCPU 0 has to see to it");
     assert_eq!(gic.next_deactivation(0), Some(140));
     assert_eq!(gic.next_deactivation(0), None);
     assert!(!gic.owes_deactivation(0));

@@ -383,6 +383,52 @@ fn buses_of_the_pci_host_are_as_its_range_says() {
 }
 
 #[test]
+fn windows_and_wires_of_the_pci_host_are_those_that_can_be_used() {
+    let host = |name: &str, cells: &[u32]| {
+        with(|tree| {
+            tree.begin("pcie@10000000")
+                .prop("compatible", b"pci-host-ecam-generic\0")
+                .cells("reg", &[0x40, 0x1000_0000, 0, 0x1000_0000])
+                .cells("interrupt-map-mask", &[0xf800, 0, 0, 7])
+                .cells(name, cells)
+                .end()
+        })
+        .expect("legal")
+        .pci
+        .expect("is there")
+    };
+    // Ports, memory moved elsewhere, memory past 2^48, half an entry: none of them is a window.
+    for useless in [
+        [0x100_0000, 0, 0x1000, 0, 0x1000, 0, 0x1000].as_slice(),
+        &[0x200_0000, 0, 0x1000, 0, 0x2000, 0, 0x1000],
+        &[0x300_0000, 0x1_0000, 0, 0x1_0000, 0, 0, 0x1000],
+        &[0x200_0000, 0, 0x1000, 0, 0x1000],
+        &[],
+    ] {
+        let pci = host("ranges", useless);
+        assert_eq!((pci.low, pci.high), (None, None), "{useless:x?}");
+    }
+    let pci = host("ranges", &[0x4300_0000, 8, 0, 8, 0, 1, 0]);
+    assert_eq!((pci.low, pci.high.map(|w| w.pa)), (None, Some(8 << 32)));
+    // A controller with no address, with one of a cell, with one of two.
+    let controllers: [&[u32]; 3] = [&[7], &[7, 0], &[7, 0, 0]];
+    for controller in controllers {
+        let mut map = Vec::new();
+        for device in 0..3 {
+            map.extend([device << 11, 0, 0, 1]);
+            map.extend(controller);
+            map.extend([0, 10 + device, 4]);
+        }
+        let pci = host("interrupt-map", &map);
+        let intids: Vec<_> = pci.wires.iter().map(|wire| wire.interrupt.intid).collect();
+        assert_eq!(intids, [42, 43, 44], "{controller:?}");
+        assert_eq!(pci.wire(2 << 3 | 5, 1).map(|wire| wire.intid), Some(44));
+        map.pop();
+        assert_eq!(host("interrupt-map", &map).wires.len(), 0);
+    }
+}
+
+#[test]
 fn what_is_chosen_is_cut_or_refused_when_it_is_too_long() {
     let chosen = |name: &str, value: &[u8]| {
         let chosen = with(|tree| tree.begin("chosen").prop(name, value).end());

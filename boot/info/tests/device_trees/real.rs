@@ -42,6 +42,19 @@ fn the_virt_machine_is_read_as_qemu_documents_it() {
     let pci = info.pci.unwrap();
     assert_eq!(pci.ecam, range(0x40_1000_0000, 0x1000_0000));
     assert_eq!((pci.bus_first, pci.bus_last), (0, 255));
+    assert_eq!(pci.low, Some(range(0x1000_0000, 0x2eff_0000)));
+    assert_eq!(pci.high, Some(range(0x80_0000_0000, 0x80_0000_0000)));
+    // QEMU's wires: SPI 3 to 6, each device one further on.
+    assert_eq!((pci.wires.len(), pci.wire_mask), (16, 0x18));
+    let wire = |device: u8, pin| {
+        pci.wire(device << 3, pin)
+            .map(|wire| (wire.intid, wire.edge))
+    };
+    assert_eq!(wire(0, 1), Some((35, false)));
+    assert_eq!(wire(0, 4), Some((38, false)));
+    assert_eq!(wire(1, 1), Some((36, false)));
+    assert_eq!(wire(6, 3), Some((35, false)));
+    assert_eq!(wire(0, 5), None);
     assert_eq!(info.rng_seed.len(), 32);
     assert_eq!(&*info.bootargs, b"");
     assert_eq!(info.initrd, None);

@@ -21,8 +21,12 @@ macro_rules! on_both_cpus {
 
 mod bare;
 mod common;
+mod devices;
+mod dma;
 mod hostile;
 mod lifecycle;
 mod linux;
+mod memory;
 mod plain;
 mod refusals;
+mod turns;

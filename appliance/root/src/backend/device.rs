@@ -1,0 +1,161 @@
+//! PCI functions, by core calls.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use api::{Device, DeviceAction, DeviceFaults, DeviceProfile, DeviceRequest, DeviceSpec, DeviceState};
+use control::backend::DeviceError;
+use guest_abi::core_call::{CoreCall, Status};
+use guest_abi::device::{
+    DEVICE_ASSIGNED, DEVICE_COMPANION, DeviceConfig, DeviceInfo, NO_FUNCTION, PROFILE_GENERIC,
+    PROFILE_NVGRACE_GPU, PROFILE_NVME, UNSAFE_DMA,
+};
+use pci::Address;
+
+use crate::calls::call;
+use crate::frames::Scratch;
+
+/// More than core keeps.
+const FUNCTIONS_MAX: u64 = 64;
+/// Slices of a reset that one request does; a device of many pages needs another.
+const SLICES: usize = 256;
+
+/// Gives a VM that is not started its devices.
+pub(super) fn assign(scratch: &Scratch, vm: u64, devices: &[DeviceSpec]) -> Result<(), Status> {
+    for device in devices {
+        let memory = match &device.memory {
+            Some(name) => address(name).ok_or(Status::NoDevice)?,
+            None => NO_FUNCTION,
+        };
+        let config = DeviceConfig {
+            function: address(&device.pci).ok_or(Status::NoDevice)?,
+            memory,
+            profile: match device.profile {
+                DeviceProfile::Generic => PROFILE_GENERIC,
+                DeviceProfile::Nvme => PROFILE_NVME,
+                DeviceProfile::NvgraceGpu => PROFILE_NVGRACE_GPU,
+            },
+            flags: if device.unsafe_dma { UNSAFE_DMA } else { 0 },
+            registers_bar: device.registers_bar,
+        };
+        // Again while core populates RAM, a piece at a time.
+        while let Err(status) = scratch.tell_about(CoreCall::DeviceAssign, vm, config) {
+            if status != Status::Again {
+                return Err(status);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts a refusal of [`assign`] into words.
+pub(super) fn refusal(status: Status) -> Option<&'static str> {
+    match status {
+        Status::NoDevice => Some("the machine has no such PCI function"),
+        Status::InUse => Some("another VM has the device"),
+        Status::Unprotected => {
+            Some("the device does DMA, no SMMU bounds it, and unsafe_dma is not set")
+        }
+        _ => None,
+    }
+}
+
+fn address(name: &str) -> Option<u16> {
+    name.parse().ok().map(Address::raw)
+}
+
+/// Returns every function, `name_of` being the name of the VM with a handle.
+pub(super) fn list(scratch: &Scratch, name_of: impl Fn(u64) -> Option<String>) -> Vec<Device> {
+    (0..FUNCTIONS_MAX)
+        .map_while(|n| scratch.ask::<DeviceInfo>(CoreCall::DeviceInfo, Some(n)).ok())
+        .map(|info| view(&info, name_of(info.vm)))
+        .collect()
+}
+
+fn view(info: &DeviceInfo, vm: Option<String>) -> Device {
+    let flag = |n: u32| info.flags >> n & 1 == 1;
+    let [mapped_4k, mapped_2m, mapped_1g] = info.mapped;
+    Device {
+        pci: Address::from_raw(info.function).to_string(),
+        id: format!("{:04x}:{:04x}", info.vendor, info.device),
+        class: format!("{:06x}", info.class),
+        bar_bytes: info.bar_bytes.to_vec(),
+        state: match info.state {
+            DEVICE_ASSIGNED => DeviceState::Assigned,
+            DEVICE_COMPANION => DeviceState::Companion,
+            _ => DeviceState::Free,
+        },
+        vm,
+        guest_slot: u32::from(info.guest_slot),
+        profile: match info.profile {
+            PROFILE_NVME => DeviceProfile::Nvme,
+            PROFILE_NVGRACE_GPU => DeviceProfile::NvgraceGpu,
+            _ => DeviceProfile::Generic,
+        },
+        memory_on: flag(0),
+        reset_pending: flag(1),
+        dma: flag(3),
+        dma_bounded: flag(4),
+        resettable: flag(5),
+        generation: info.generation,
+        zaps: info.zaps,
+        mapped_bytes: info.mapped_bytes,
+        faults: DeviceFaults {
+            mapped_4k,
+            mapped_2m,
+            mapped_1g,
+            present: info.present,
+            fell_back: info.fell_back,
+            parked: info.parked,
+            refused: info.refused,
+            timeouts: info.timeouts,
+            emulated: info.emulated,
+        },
+        dma_faults: info.dma_faults,
+        dma_fault_at: info.dma_fault_at,
+        touch_bytes: info.cell_bytes,
+        touches: info.touches.to_vec(),
+    }
+}
+
+/// Does what was asked; returns what was read.
+pub(super) fn act(
+    scratch: &Scratch,
+    pci: &str,
+    request: &DeviceRequest,
+    data: &[u8],
+) -> Result<Vec<u8>, DeviceError> {
+    let function = u64::from(address(pci).ok_or(DeviceError::Unknown)?);
+    let (bar, offset, bytes) = (u64::from(request.bar), request.offset, request.bytes);
+    let place = bar << 56 | offset & 0x00ff_ffff_ffff_ffff;
+    let done = match request.action {
+        DeviceAction::Reset => reset(function).map(|()| Vec::new()),
+        DeviceAction::Revoke => {
+            let arguments = [function, bar, offset, bytes];
+            call(CoreCall::DeviceRevoke, arguments).map(|_| Vec::new())
+        }
+        DeviceAction::Read => scratch.read(CoreCall::DeviceRead, function, place, bytes),
+        DeviceAction::Write => scratch
+            .write(CoreCall::DeviceWrite, function, place, data)
+            .map(|()| Vec::new()),
+    };
+    done.map_err(|status| match status {
+        Status::NoDevice => DeviceError::Unknown,
+        Status::BadState => DeviceError::Free,
+        Status::Off => DeviceError::Off,
+        Status::Again => DeviceError::Busy,
+        Status::NotReady => DeviceError::NotReady,
+        _ => DeviceError::Range,
+    })
+}
+
+fn reset(function: u64) -> Result<(), Status> {
+    for _ in 0..SLICES {
+        match call(CoreCall::DeviceReset, [function, 0, 0, 0]) {
+            Err(Status::Again) => {}
+            other => return other.map(|_| ()),
+        }
+    }
+    Err(Status::Again)
+}

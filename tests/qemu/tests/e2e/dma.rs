@@ -1,0 +1,198 @@
+//! Devices that begin transactions: bounded by the SMMU, or not allowed to.
+//!
+//! `edu` does DMA where it is told; an emulated NVMe drive is what stock Linux uses one for.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use qemu::{Appliance, Cpu, Shell};
+use serde_json::json;
+
+use crate::common::{MIB, PATIENCE, Running, appliance_on};
+use crate::devices::{Guest, device, number};
+
+on_both_cpus!(
+    d2_a_device_reaches_its_vm_s_memory_and_nothing_else,
+    d2_without_an_smmu_a_device_begins_nothing,
+    stock_linux_uses_an_nvme_drive_and_resets_it_under_load,
+);
+
+const EDU: &str = "0000:00:04.0";
+const NVME: &str = "0000:00:03.0";
+const BAR: u64 = 0x1000_0000;
+const RAM: u64 = 0x4000_0000;
+/// COMMAND: memory and bus master.
+const ON: u64 = 0b110;
+
+fn machine(cpu: Cpu, smmu: bool, devices: &[&str]) -> Running {
+    let mut board = Appliance::board(cpu);
+    let smmu: &[&str] = if smmu {
+        &["-machine", "iommu=smmuv3"]
+    } else {
+        &[]
+    };
+    let words = smmu.iter().chain(devices);
+    board.more.extend(words.map(|word| (*word).to_owned()));
+    appliance_on(board)
+}
+
+/// Has `edu` copy eight bytes from its own memory to `to`, and waits for the end.
+fn copy_out(guest: &mut Guest<'_>, to: u64) {
+    const OWN: u64 = 0x4_0000;
+    for (register, value) in [(0x80, OWN), (0x88, to), (0x90, 8), (0x98, 0b11)] {
+        guest.run(&format!("w {:x} {value:x}", BAR + register));
+    }
+    while guest.run(&format!("r {:x}", BAR + 0x98)) & 1 != 0 {}
+}
+
+/// Starts the guest with `edu`, and puts its BAR where it belongs.
+fn edu(skete: &Running) -> Guest<'_> {
+    let mut guest = Guest::start(skete, &json!([{ "pci": EDU }]));
+    assert_eq!(guest.run("cr 1 0"), 0x11e8_1234);
+    assert_eq!(guest.run("size 1 0"), MIB);
+    guest.run(&format!("cw 1 10 {BAR:x}"));
+    guest.run(&format!("ch 1 4 {ON:x}"));
+    assert_eq!(guest.run("cr 1 4") & ON, ON, "the guest sees what it wrote");
+    guest
+}
+
+const EDU_ARGS: [&str; 2] = ["-device", "edu,dma_mask=0xffffffff,addr=4"];
+
+fn d2_a_device_reaches_its_vm_s_memory_and_nothing_else(cpu: Cpu) {
+    let skete = machine(cpu, true, &EDU_ARGS);
+    let control = &skete.control;
+    let mut guest = edu(&skete);
+    let now = device(control, EDU);
+    assert_eq!(now["dma_bounded"], true);
+    // Into the guest's RAM: what was there is overwritten.
+    let inside = RAM + 32 * MIB;
+    guest.run(&format!("w {inside:x} 12345678"));
+    copy_out(&mut guest, inside);
+    assert_eq!(guest.run(&format!("r {inside:x}")), 0);
+    assert_eq!(number(&device(control, EDU), "dma_faults"), 0);
+    // Past its end, where the machine has RAM that is not the guest's; and at its UART.
+    // A copy may be more than one transaction.
+    let mut before = 0;
+    for outside in [RAM + 64 * MIB, 0x0900_0000] {
+        copy_out(&mut guest, outside);
+        let now = device(control, EDU);
+        let faults = number(&now, "dma_faults");
+        assert!(faults > before, "{now}");
+        assert_eq!(number(&now, "dma_fault_at") & !7, outside);
+        before = faults;
+    }
+    let seen = crate::devices::events(control).1;
+    assert!(seen.contains("device.dma_blocked"), "{seen}");
+    // It goes on: what is allowed still works.
+    guest.run(&format!("w {inside:x} 9abcdef0"));
+    copy_out(&mut guest, inside);
+    assert_eq!(guest.run(&format!("r {inside:x}")), 0);
+    guest.off();
+    skete.shut_down();
+}
+
+fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
+    let skete = machine(cpu, false, &EDU_ARGS);
+    let control = &skete.control;
+    let mut guest = edu(&skete);
+    let now = device(control, EDU);
+    assert_eq!(
+        (&now["dma"], &now["dma_bounded"]),
+        (&json!(false), &json!(false))
+    );
+    // Bus mastering is the guest's to set and not the function's to have: nothing arrives.
+    let inside = RAM + 32 * MIB;
+    guest.run(&format!("w {inside:x} 12345678"));
+    copy_out(&mut guest, inside);
+    assert_eq!(guest.run(&format!("r {inside:x}")), 0x1234_5678);
+    guest.off();
+
+    // An NVMe drive is no use so, and is refused before the guest runs.
+    let spec = json!({
+        "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" },
+        "devices": [{ "pci": EDU, "profile": "nvme" }],
+    });
+    control
+        .json("PUT /v1/vms/unsafe", &spec)
+        .expect("can be defined");
+    let refused = control.act("unsafe", "start").expect_err("is refused");
+    assert!(
+        refused.to_string().contains("no SMMU bounds it"),
+        "{refused}"
+    );
+    skete.shut_down();
+}
+
+/// A disk in a file.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(bytes: u64) -> Self {
+        let name = std::thread::current()
+            .name()
+            .unwrap_or("x")
+            .replace("::", "-");
+        let path = std::env::temp_dir().join(format!("skete-{}-{name}.img", std::process::id()));
+        let file = File::create(&path).expect("a file");
+        file.set_len(bytes).expect("is written");
+        Self(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
+    const RESETS: u64 = 5;
+    let disk = Disk::new(64 * MIB);
+    let drive = format!("file={},if=none,id=d,format=raw", disk.0.display());
+    let nvme = "nvme,drive=d,serial=skete,addr=3";
+    let skete = machine(cpu, true, &["-drive", &drive, "-device", nvme]);
+    skete.push_linux();
+    let control = &skete.control;
+    let spec = json!({
+        "cpus": 1, "memory_bytes": 192 * MIB, "boot": crate::common::linux(),
+        "devices": [{ "pci": NVME, "profile": "nvme" }],
+    });
+    control
+        .json("PUT /v1/vms/web", &spec)
+        .expect("can be defined");
+    control.start("web").expect("starts");
+    let mut shell = Shell::wait(control, "web", PATIENCE).expect("boots");
+    let mut run = |command: &str| shell.run(command, PATIENCE).expect("runs");
+
+    // Partition, write, read back through the drive.
+    run(
+        "printf 'n\\np\\n1\\n\\n+16M\\nn\\np\\n2\\n\\n\\nw\\n' | fdisk /dev/nvme0n1 >/dev/null 2>&1",
+    );
+    assert!(run("ls /dev/nvme0n1p2").contains("/dev/nvme0n1p2"));
+    run("mke2fs /dev/nvme0n1p1 >/dev/null 2>&1; mount /dev/nvme0n1p1 /root");
+    run("dd if=/dev/urandom of=/root/f bs=64k count=64 2>/dev/null");
+    let sum = run("sha256sum /root/f");
+    assert_eq!(sum.trim().len(), "  /root/f".len() + 64, "{sum}");
+    let check = "cd /; umount /root; echo 3 > /proc/sys/vm/drop_caches; \
+                 mount /dev/nvme0n1p1 /root; sha256sum /root/f";
+    assert_eq!(run(check), sum);
+
+    // Function-level resets while it reads; the driver starts it again each time.
+    run(
+        "true; (while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16; done) >/dev/null 2>&1 & \
+         echo $! > /tmp/load",
+    );
+    for _ in 0..RESETS {
+        run("echo 1 > /sys/bus/pci/devices/0000:00:01.0/reset; sleep 1");
+    }
+    run("kill $(cat /tmp/load)");
+    assert_eq!(run(check), sum);
+    run("dd if=/dev/urandom of=/root/g bs=64k count=16 2>/dev/null; sync");
+    let now = device(control, NVME);
+    assert_eq!(number(&now, "generation"), RESETS + 1);
+    assert_eq!(number(&now, "dma_faults"), 0);
+    // Its registers, but the two pages with the MSI-X table and its pending bits.
+    assert_eq!(number(&now, "mapped_bytes"), 2 * 4096);
+    shell.power_off(PATIENCE).expect("ends as it wishes");
+    skete.shut_down();
+}

@@ -1,0 +1,74 @@
+//! Many vCPUs, few cores: what guests are told of their turns, and what they get.
+
+use qemu::{Appliance, Board, Cpu, Shell};
+
+use crate::common::{MIB, PATIENCE, Running, appliance_on, linux};
+
+on_both_cpus!(
+    c01_nothing_is_stolen_from_an_idle_linux,
+    c03_linux_sees_the_time_that_another_guest_took,
+);
+
+/// A board with this many cores.
+fn board(cpu: Cpu, smp: u32) -> Board {
+    let mut board = Appliance::board(cpu);
+    board.smp = smp;
+    board
+}
+
+fn boot(skete: &Running, vm: &str, cpus: u32) -> Shell {
+    skete
+        .control
+        .define(vm, cpus, 192 * MIB, &linux())
+        .expect("can be defined");
+    skete.control.start(vm).expect("starts");
+    Shell::wait(&skete.control, vm, PATIENCE).expect("boots to a shell")
+}
+
+/// The first line of /proc/stat: all time there was, and of it what was stolen.
+fn stat(shell: &mut Shell) -> (u64, u64) {
+    let line = shell.run("head -1 /proc/stat", PATIENCE).expect("runs");
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    (fields.iter().take(8).sum(), fields[7])
+}
+
+/// Per cent of the time between two looks that was stolen.
+fn stolen((total, steal): (u64, u64), (later_total, later_steal): (u64, u64)) -> u64 {
+    (later_steal - steal) * 100 / (later_total - total).max(1)
+}
+
+/// Busy for some seconds of its own time, in the shell alone.
+const BURN: &str = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo done";
+
+fn c01_nothing_is_stolen_from_an_idle_linux(cpu: Cpu) {
+    // Root has the first core, the guest the second.
+    let skete = appliance_on(board(cpu, 2));
+    skete.push_linux();
+    let mut one = boot(&skete, "one", 1);
+    let said = one.run("dmesg | grep -c 'using stolen time PV'", PATIENCE);
+    assert_eq!(said.expect("runs"), "1");
+
+    let before = stat(&mut one);
+    one.run("sleep 5", PATIENCE).expect("runs");
+    let idle = stolen(before, stat(&mut one));
+    assert!(idle < 1, "{idle} % stolen from an idle guest");
+
+    skete.shut_down();
+}
+
+fn c03_linux_sees_the_time_that_another_guest_took(cpu: Cpu) {
+    let skete = appliance_on(board(cpu, 1));
+    skete.push_linux();
+    let mut one = boot(&skete, "one", 1);
+    let mut two = boot(&skete, "two", 1);
+    two.run("while :; do :; done >/dev/null 2>&1 & echo busy", PATIENCE)
+        .expect("runs");
+    let before = stat(&mut one);
+    one.run(BURN, PATIENCE).expect("runs");
+    let busy = stolen(before, stat(&mut one));
+    assert!((40..=60).contains(&busy), "{busy} % stolen, not half");
+    skete.shut_down();
+}
