@@ -10,6 +10,7 @@
 pub mod core_call;
 pub mod device;
 pub mod guest_memory;
+pub mod lock;
 pub mod map;
 pub mod memory_call;
 pub mod page_state;

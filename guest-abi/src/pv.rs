@@ -94,6 +94,38 @@ impl Call {
     }
 }
 
+/// Where a guest finds the hints: what [`Call::PvPreemptInfo`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hints {
+    first: u64,
+    stride: u64,
+    mask: u8,
+}
+
+impl Hints {
+    /// Reads x0 to x3 after the call; `None` if there are no hints (or no Skete).
+    pub fn found([x0, window, stride, at]: [u64; 4]) -> Option<Self> {
+        let mask = u8::try_from(at >> 32).ok()?;
+        let first = window.checked_add(at & 0xffff_ffff)?;
+        (x0 == 0 && stride != 0 && mask != 0).then_some(Self {
+            first,
+            stride,
+            mask,
+        })
+    }
+
+    /// Returns the IPA of the byte of vCPU `index`.
+    pub const fn byte(&self, index: usize) -> u64 {
+        self.first
+            .wrapping_add(self.stride.wrapping_mul(index as u64))
+    }
+
+    /// Returns whether that byte says that its vCPU is preempted.
+    pub const fn is_preempted(&self, byte: u8) -> bool {
+        byte & self.mask != 0
+    }
+}
+
 /// Returns FEATURES' bitmap of these function numbers (below 128), for w0 to w3.
 pub const fn bitmap(numbers: &[u32]) -> u128 {
     let mut bits = 0;
@@ -119,5 +151,14 @@ mod tests {
         assert_eq!(bitmap(&[0, 0x10, 0x21]), 1 | 1 << 16 | 1 << 33);
         assert_eq!(crate::map::PV_BASE, 0x090a_0000);
         assert_eq!(PREEMPTED_OFFSET, 16);
+    }
+
+    #[test]
+    fn hints_are_found_where_the_call_says() {
+        let hints = Hints::found([0, 0x090a_0000, 64, 0x1_0000_0010]).expect("are there");
+        assert_eq!(hints.byte(3), 0x090a_00d0);
+        assert!(hints.is_preempted(1) && !hints.is_preempted(2));
+        assert_eq!(Hints::found([u64::MAX, 0, 0, 0]), None);
+        assert_eq!(Hints::found([u64::MAX, 1, 64, 0x1_0000_0010]), None);
     }
 }

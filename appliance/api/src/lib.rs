@@ -17,6 +17,7 @@ pub mod host;
 pub mod image;
 pub mod limits;
 pub mod magic;
+pub mod memory;
 pub mod names;
 #[cfg(feature = "schema")]
 pub mod openapi;
@@ -34,6 +35,9 @@ pub use device::{
 pub use event::{Event, EventType};
 pub use host::{Cpu, Machine, ServerInfo};
 pub use image::{Image, ImageKind, ImageList, ImageSpec, ImageState};
+pub use memory::{
+    Memory, MemoryAction, MemoryDone, MemoryKind, MemoryPolicy, MemoryRequest, MemoryScan,
+};
 pub use operation::{Operation, OperationList, OperationStatus, Progress};
 pub use problem::{Blame, Code, FieldError, Problem};
 pub use vm::{

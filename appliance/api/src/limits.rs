@@ -39,3 +39,7 @@ pub const HEADERS_MAX: usize = 64;
 pub const CONSOLE_PROTOCOL: &str = "skete-console";
 /// TCP port on which the appliance listens until TLS comes.
 pub const DEFAULT_PORT: u16 = 8080;
+/// Most pages whose storage keys or states one request reads or writes.
+pub const MEMORY_VALUES_MAX: usize = 4096;
+/// Most bytes of guest memory that one scan with a bitmap covers.
+pub const MEMORY_BITMAP_BYTES_MAX: u64 = 4 << 30;

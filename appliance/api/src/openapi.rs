@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     ActionRequest, Code, DeviceData, DeviceList, DeviceRequest, Event, Image, ImageList, ImageSpec,
-    Operation, OperationList, PowerRequest, Problem, ServerInfo, Vm, VmList, VmSpec,
+    Memory, MemoryDone, MemoryPolicy, MemoryRequest, Operation, OperationList, PowerRequest,
+    Problem, ServerInfo, Vm, VmList, VmSpec,
 };
 
 /// What an operation takes or gives.
@@ -233,6 +234,7 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
     let operations = Json(reference::<OperationList>(schemas));
     let power = reference::<PowerRequest>(schemas);
     let devices = Json(reference::<DeviceList>(schemas));
+    let memory = reference::<Memory>(schemas);
     vec![
         entry(
             "/healthz",
@@ -378,6 +380,55 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
                 "Resets a device that a VM has, takes part of it away for a moment, reads or \
                  writes it",
                 [(200, Json(reference::<DeviceData>(schemas))), (204, None)].into(),
+            )
+        },
+        Entry {
+            refusals: &[Code::VmNotFound, Code::VmNotRunning],
+            ..entry(
+                "/v1/vms/{name}/memory",
+                "GET",
+                "get_memory",
+                "What the memory of a running VM is made of",
+                [(200, Json(memory.clone()))].into(),
+            )
+        },
+        Entry {
+            takes: Json(reference::<MemoryPolicy>(schemas)),
+            refusals: &[
+                Code::BadJson,
+                Code::VmNotFound,
+                Code::VmNotRunning,
+                Code::UnsupportedMediaType,
+                Code::Invalid,
+            ],
+            ..entry(
+                "/v1/vms/{name}/memory",
+                "PATCH",
+                "set_memory_policy",
+                "Changes what the memory of a running VM may be made of",
+                [(200, Json(memory))].into(),
+            )
+        },
+        Entry {
+            parameters: &[KEY],
+            takes: Json(reference::<MemoryRequest>(schemas)),
+            refusals: &[
+                Code::BadJson,
+                Code::VmNotFound,
+                Code::VmNotRunning,
+                Code::MemoryFacilityOff,
+                Code::VmBusy,
+                Code::UnsupportedMediaType,
+                Code::Invalid,
+                Code::NoMemory,
+            ],
+            ..entry(
+                "/v1/vms/{name}/memory/actions",
+                "POST",
+                "act_on_memory",
+                "Scans the memory of a running VM, takes some back, reads or writes its storage \
+                 keys and page states",
+                [(200, Json(reference::<MemoryDone>(schemas)))].into(),
             )
         },
         entry(

@@ -113,6 +113,7 @@ codes! {
     DeviceNotReady "device_not_ready" 503 Appliance true "The device did not become ready in time.";
     VmRunning "vm_running" 409 Client false "The VM is running.";
     VmNotRunning "vm_not_running" 409 Client false "The VM is not running.";
+    MemoryFacilityOff "memory_facility_off" 409 Guest true "The VM does not use that facility of its memory.";
     VmBusy "vm_busy" 409 Client true "The VM is between two states.";
     ImageInUse "image_in_use" 409 Client false "The image is in use.";
     ImageComplete "image_complete" 409 Client false "The image is complete and never changes.";

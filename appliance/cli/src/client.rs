@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use api::{
-    Action, ActionRequest, Image, ImageKind, ImageList, ImageSpec, Operation, OperationStatus,
-    PowerAction, PowerRequest, Problem, ServerInfo, Vm, VmList, VmSpec,
+    Action, ActionRequest, Image, ImageKind, ImageList, ImageSpec, Memory, MemoryDone,
+    MemoryPolicy, MemoryRequest, Operation, OperationStatus, PowerAction, PowerRequest, Problem,
+    ServerInfo, Vm, VmList, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -235,6 +236,25 @@ impl Client {
     /// Stops a VM at once, and waits until its memory is given back.
     pub fn vm_stop(&self, name: &str) -> Result<Vm, Error> {
         self.vm_action(name, Action::Stop, &mut |_, _| {})
+    }
+
+    /// Returns what the memory of a running VM is made of.
+    pub fn memory_get(&self, name: &str) -> Result<Memory, Error> {
+        self.get(&format!("{}/memory", vm_path(name)?))
+    }
+
+    /// Changes what the memory of a running VM may be made of; absent fields stay.
+    pub fn memory_set(&self, name: &str, policy: &MemoryPolicy) -> Result<Memory, Error> {
+        let path = format!("{}/memory", vm_path(name)?);
+        let mut response = self.json(Method::PATCH, &path, &[], policy)?;
+        self.read(&mut response)
+    }
+
+    /// Does something to the memory of a running VM, or a part of it.
+    pub fn memory_act(&self, name: &str, request: &MemoryRequest) -> Result<MemoryDone, Error> {
+        let path = format!("{}/memory/actions", vm_path(name)?);
+        let mut response = self.json(Method::POST, &path, &[], request)?;
+        self.read(&mut response)
     }
 
     /// Deletes a VM.

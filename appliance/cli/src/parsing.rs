@@ -20,8 +20,32 @@ const GLOBAL: [(&str, Option<&str>); 4] = [
     ("--quiet", None),
 ];
 
-const COMMANDS: [Row; 16] = [
+const COMMANDS: [Row; 24] = [
     ("host", &[]),
+    ("vm memory show web", &[]),
+    (
+        "vm memory set web",
+        &[
+            ("--limit", Some("1GiB")),
+            ("--largest-leaf", Some("2MiB")),
+            ("--wipe", Some("true")),
+            ("--exact-dirty", Some("false")),
+        ],
+    ),
+    (
+        "vm memory reclaim web",
+        &[
+            ("--kind", Some("zero")),
+            ("--most", Some("64MiB")),
+            ("--start", Some("0x40000000")),
+            ("--length", Some("2MiB")),
+        ],
+    ),
+    ("vm memory move web", &[("--start", Some("1073741824"))]),
+    ("vm memory split web", &[("--length", Some("4K"))]),
+    ("vm memory scan web host-dirty", &[("--list", None)]),
+    ("vm memory keys get web 0x40000000", &[]),
+    ("vm memory states set web 0x40000000 8KiB 0x40", &[]),
     ("image push FILE --name n", &[("--kind", Some("kernel"))]),
     ("image ls", &[]),
     ("image rm a", &[]),

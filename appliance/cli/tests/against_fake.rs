@@ -364,3 +364,46 @@ fn shutdown_ends_the_appliance() {
     assert!(ended.is_ok());
     skete.fails(6, &["host"]);
 }
+
+#[test]
+fn memory_is_shown_limited_scanned_and_taken_back() {
+    let skete = Appliance::new("memory");
+    skete.vm("a");
+    let off = skete.fails(4, &["vm", "memory", "show", "a"]);
+    assert!(off.contains("does not run"), "{off}");
+    skete.ok(&["vm", "start", "a"]);
+    let shown = skete.ok(&["vm", "memory", "set", "a", "--limit", "48MiB"]);
+    assert!(shown.contains("limit         48 MiB"), "{shown}");
+    assert!(
+        shown.contains("leaves        512 x 4 KiB, 15 x 2 MiB"),
+        "{shown}"
+    );
+    let memory = ["vm", "memory"];
+    let run = |rest: &[&str]| skete.ok(&[&memory, rest].concat());
+    let taken = run(&["reclaim", "a", "--length", "12KiB"]);
+    assert_eq!(taken, "a: 4 KiB given back\n");
+    let found = run(&["scan", "a", "dirty", "--list", "--length", "16KiB"]);
+    assert!(found.contains("0x40002000"), "{found}");
+    assert!(found.ends_with("a: 8 KiB found\n"), "{found}");
+    run(&["keys", "set", "a", "0x40001000", "8KiB", "0x38"]);
+    let keys = run(&["keys", "get", "a", "0x40000000", "16KiB"]);
+    let words: Vec<&str> = keys
+        .lines()
+        .nth(2)
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .collect();
+    let expected = [
+        "0x40001000",
+        "8",
+        "KiB",
+        "0x38:",
+        "key",
+        "3",
+        "fetch-protected",
+    ];
+    assert_eq!(words, expected, "{keys}");
+    skete.fails(1, &["vm", "memory", "states", "get", "a", "0x40000001"]);
+    skete.fails(4, &["vm", "memory", "states", "get", "a", "0x40000000"]);
+    skete.fails(2, &["vm", "memory", "set", "a", "--largest-leaf", "8KiB"]);
+}

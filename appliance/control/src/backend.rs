@@ -8,7 +8,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use api::{Device, DeviceRequest, DeviceSpec, ImageKind, PowerAction};
+pub use api::{
+    Device, DeviceRequest, DeviceSpec, ImageKind, Memory, MemoryAction, MemoryKind, MemoryPolicy,
+    MemoryScan, PowerAction,
+};
 
 /// An image in the backend's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -168,6 +171,58 @@ pub enum DeviceError {
     NotReady,
 }
 
+/// Something to do to the memory of a run; checked as far as that is possible without the
+/// machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryJob {
+    /// What to do.
+    pub action: MemoryAction,
+    /// First address, a multiple of 4096.
+    pub start: u64,
+    /// Bytes from there, a multiple of 4096, at least one page.
+    pub bytes: u64,
+    /// What a scan looks for.
+    pub scan: MemoryScan,
+    /// Tell which pages; `bytes` is at most 4 GiB then.
+    pub bitmap: bool,
+    /// What may be taken; never empty for a `Reclaim`.
+    pub kinds: Vec<MemoryKind>,
+    /// Stop once as many bytes are free; 0 for no limit.
+    pub most_bytes: u64,
+    /// Keys or states to write, one for each page.
+    pub values: Vec<u8>,
+}
+
+/// What became of a [`MemoryJob`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryResult {
+    /// Bytes found, given back, read or written.
+    pub bytes: u64,
+    /// Where to go on, if it is not done.
+    pub next: Option<u64>,
+    /// One bit a page from the start on.
+    pub bitmap: Vec<u8>,
+    /// Keys or states that were read.
+    pub values: Vec<u8>,
+}
+
+/// Why a [`MemoryJob`] was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// The run has no guest, or no longer.
+    NotRunning,
+    /// The range is not in its RAM.
+    OutsideRam,
+    /// A value is not one that a key, a state or a policy can have.
+    Invalid,
+    /// The guest does not use keys, or states.
+    Off,
+    /// The guest keeps getting in the way: the same may succeed soon.
+    Busy,
+    /// The machine has no memory for it.
+    NoMemory,
+}
+
 /// The machine under the control server.
 pub trait Backend {
     /// Nanoseconds since the hypervisor started; never goes back.
@@ -205,6 +260,13 @@ pub trait Backend {
     fn console_read(&mut self, id: RunId, out: &mut [u8]) -> usize;
     /// Puts console input into the run's ring; returns how many bytes fitted.
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize;
+
+    /// What the memory of a run is made of, if it has a guest.
+    fn vm_memory(&self, id: RunId) -> Option<Memory>;
+    /// Changes what the memory of a run may be made of; absent fields stay as they are.
+    fn vm_memory_policy(&mut self, id: RunId, policy: &MemoryPolicy) -> Result<(), MemoryError>;
+    /// Does something to the memory of a run, or a bounded part of it.
+    fn vm_memory_act(&mut self, id: RunId, job: &MemoryJob) -> Result<MemoryResult, MemoryError>;
 
     /// Every PCI function that a VM can have, with what became of it.
     fn devices(&self) -> Vec<Device> {

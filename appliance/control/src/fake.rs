@@ -9,8 +9,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, PowerAction,
-    RunCounters, RunId, RunPlan, RunState,
+    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
+    MemoryAction, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
+    RunId, RunPlan, RunState,
 };
 
 /// An image in the fake store.
@@ -35,6 +36,10 @@ pub struct FakeRun {
     pub out: VecDeque<u8>,
     /// Typed.
     pub typed: Vec<u8>,
+    /// What its memory may be made of.
+    pub policy: MemoryPolicy,
+    /// Storage keys that were set, by page address.
+    pub keys: BTreeMap<u64, u8>,
 }
 
 /// The fake machine. Every field may be changed by a test at any time.
@@ -213,6 +218,8 @@ impl Backend for FakeBackend {
             },
             out: VecDeque::new(),
             typed: Vec::new(),
+            policy: MemoryPolicy::default(),
+            keys: BTreeMap::new(),
         };
         self.runs.insert(id, run);
         Ok(())
@@ -288,6 +295,60 @@ impl Backend for FakeBackend {
             run.out.extend(taken);
         }
         room
+    }
+
+    fn vm_memory(&self, id: RunId) -> Option<Memory> {
+        let run = self.runs.get(&id)?;
+        Some(Memory {
+            promised_bytes: run.plan.memory_bytes,
+            resident_bytes: 32 << 20,
+            policy: run.policy.clone(),
+            leaves: Vec::from([512, 15, 0]),
+            faults: 527,
+            minor_faults: 7,
+            keys: !run.keys.is_empty(),
+            ..Memory::default()
+        })
+    }
+
+    fn vm_memory_policy(&mut self, id: RunId, policy: &MemoryPolicy) -> Result<(), MemoryError> {
+        let run = self.runs.get_mut(&id).ok_or(MemoryError::NotRunning)?;
+        let old = core::mem::take(&mut run.policy);
+        run.policy = MemoryPolicy {
+            limit_bytes: policy.limit_bytes.or(old.limit_bytes),
+            largest_leaf_bytes: policy.largest_leaf_bytes.or(old.largest_leaf_bytes),
+            wipe: policy.wipe.or(old.wipe),
+            exact_dirty: policy.exact_dirty.or(old.exact_dirty),
+        };
+        Ok(())
+    }
+
+    /// Keys are kept; every other page of a scan is found; a third is given back.
+    fn vm_memory_act(&mut self, id: RunId, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
+        let run = self.runs.get_mut(&id).ok_or(MemoryError::NotRunning)?;
+        let pages = usize::try_from(job.bytes / 4096).map_err(|_| MemoryError::Invalid)?;
+        let addresses = (job.start..).step_by(4096).take(pages);
+        let mut result = MemoryResult {
+            bytes: job.bytes,
+            ..MemoryResult::default()
+        };
+        match job.action {
+            MemoryAction::Scan => {
+                result.bytes /= 2;
+                if job.bitmap {
+                    result.bitmap = alloc::vec![0x55; pages.div_ceil(8)];
+                }
+            }
+            MemoryAction::Reclaim => result.bytes /= 3,
+            MemoryAction::Move | MemoryAction::Split => {}
+            MemoryAction::GetKeys => {
+                let key = |at| run.keys.get(&at).copied().unwrap_or(0);
+                result.values = addresses.map(key).collect();
+            }
+            MemoryAction::SetKeys => run.keys.extend(addresses.zip(job.values.iter().copied())),
+            MemoryAction::GetStates | MemoryAction::SetStates => return Err(MemoryError::Off),
+        }
+        Ok(result)
     }
 
     fn devices(&self) -> Vec<Device> {

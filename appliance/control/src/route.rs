@@ -31,6 +31,10 @@ pub(crate) enum Route<'a> {
     Vm(&'a str),
     /// `/v1/vms/{name}/actions`.
     VmActions(&'a str),
+    /// `/v1/vms/{name}/memory`.
+    VmMemory(&'a str),
+    /// `/v1/vms/{name}/memory/actions`.
+    VmMemoryActions(&'a str),
     /// `/v1/vms/{name}/console`.
     Console(&'a str),
     /// `/v1/vms/{name}/console/log`.
@@ -74,6 +78,10 @@ impl<'a> Route<'a> {
             (Some("v1"), Some("vms"), Some(name), Some("actions"), None, _) => {
                 Self::VmActions(name)
             }
+            (Some("v1"), Some("vms"), Some(name), Some("memory"), None, _) => Self::VmMemory(name),
+            (Some("v1"), Some("vms"), Some(name), Some("memory"), Some("actions"), None) => {
+                Self::VmMemoryActions(name)
+            }
             (Some("v1"), Some("vms"), Some(name), Some("console"), None, _) => Self::Console(name),
             (Some("v1"), Some("vms"), Some(name), Some("console"), Some("log"), None) => {
                 Self::ConsoleLog(name)
@@ -108,7 +116,9 @@ impl<'a> Route<'a> {
             Self::Console(_) => &[Get],
             Self::Image(_) | Self::Vm(_) => &[Get, Head, Put, Delete],
             Self::ImageData(_) => &[Head, Put, Patch],
+            Self::VmMemory(_) => &[Get, Head, Patch],
             Self::VmActions(_)
+            | Self::VmMemoryActions(_)
             | Self::DeviceActions(_)
             | Self::ConsoleInput(_)
             | Self::SystemActions => &[Post],
@@ -131,6 +141,8 @@ impl<'a> Route<'a> {
             Self::Vms => "/v1/vms",
             Self::Vm(_) => "/v1/vms/{name}",
             Self::VmActions(_) => "/v1/vms/{name}/actions",
+            Self::VmMemory(_) => "/v1/vms/{name}/memory",
+            Self::VmMemoryActions(_) => "/v1/vms/{name}/memory/actions",
             Self::Console(_) => "/v1/vms/{name}/console",
             Self::ConsoleLog(_) => "/v1/vms/{name}/console/log",
             Self::ConsoleInput(_) => "/v1/vms/{name}/console/input",
@@ -194,6 +206,8 @@ mod tests {
             "/v1/vms",
             "/v1/vms/{name}",
             "/v1/vms/{name}/actions",
+            "/v1/vms/{name}/memory",
+            "/v1/vms/{name}/memory/actions",
             "/v1/vms/{name}/console",
             "/v1/vms/{name}/console/log",
             "/v1/vms/{name}/console/input",

@@ -2,6 +2,7 @@
 
 mod console;
 mod device;
+mod memory;
 mod run;
 mod store;
 
@@ -10,7 +11,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, PowerAction, RunCounters, RunId, RunPlan, RunState,
+    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
+    MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId, RunPlan,
+    RunState,
 };
 use guest_abi::core_call::{CoreCall, HostInfo, Status};
 use rand_chacha::ChaCha20Rng;
@@ -43,6 +46,11 @@ impl Machine {
     /// Returns whether a guest is being loaded, so that there is work without any event.
     pub(crate) fn is_loading(&self) -> bool {
         self.runs.values().any(Run::is_loading)
+    }
+
+    /// Returns core's handle of a run that has one.
+    fn vm_of(&self, id: RunId) -> Option<u64> {
+        self.runs.get(&id)?.vm()
     }
 
     fn host_info(&self) -> HostInfo {
@@ -161,6 +169,19 @@ impl Backend for Machine {
 
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize {
         self.runs.get(&id).map_or(0, |run| run.console_write(input))
+    }
+
+    fn vm_memory(&self, id: RunId) -> Option<Memory> {
+        memory::view(&self.scratch, self.vm_of(id)?)
+    }
+
+    fn vm_memory_policy(&mut self, id: RunId, policy: &MemoryPolicy) -> Result<(), MemoryError> {
+        let vm = self.vm_of(id).ok_or(MemoryError::NotRunning)?;
+        memory::set_policy(&self.scratch, vm, policy)
+    }
+
+    fn vm_memory_act(&mut self, id: RunId, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
+        memory::act(self.vm_of(id).ok_or(MemoryError::NotRunning)?, job)
     }
 
     fn devices(&self) -> Vec<Device> {

@@ -13,7 +13,17 @@ use guest_abi::core_call::{CoreCall, Status};
 /// [`Status::NotSupported`].
 pub(crate) fn call(call: CoreCall, arguments: [u64; 4]) -> Result<[u64; 2], Status> {
     let [a1, a2, a3, a4] = arguments;
-    let (status, r1, r2): (u64, u64, u64);
+    match call_long(call, [a1, a2, a3, a4, 0, 0, 0]) {
+        (Status::Ok, [r1, r2, _]) => Ok([r1, r2]),
+        (status, _) => Err(status),
+    }
+}
+
+/// Makes a core call with up to seven arguments, and returns its status and what x1 to x3
+/// hold then: where to go on, if it is [`Status::Again`].
+pub(crate) fn call_long(call: CoreCall, arguments: [u64; 7]) -> (Status, [u64; 3]) {
+    let [a1, a2, a3, a4, a5, a6, a7] = arguments;
+    let (status, r1, r2, r3): (u64, u64, u64, u64);
     // SAFETY: core reads and writes only memory that the arguments name, which core checks
     // to be granted to root; every caller names memory that it owns. Not `nomem`, for that
     // memory is read and written. SMCCC 1.4, 2.6: x0 to x17 may change.
@@ -23,20 +33,20 @@ pub(crate) fn call(call: CoreCall, arguments: [u64; 4]) -> Result<[u64; 2], Stat
             inlateout("x0") u64::from(call as u32) => status,
             inlateout("x1") a1 => r1,
             inlateout("x2") a2 => r2,
-            inlateout("x3") a3 => _,
+            inlateout("x3") a3 => r3,
             inlateout("x4") a4 => _,
-            lateout("x5") _, lateout("x6") _, lateout("x7") _, lateout("x8") _,
+            inlateout("x5") a5 => _,
+            inlateout("x6") a6 => _,
+            inlateout("x7") a7 => _,
+            lateout("x8") _,
             lateout("x9") _, lateout("x10") _, lateout("x11") _, lateout("x12") _,
             lateout("x13") _, lateout("x14") _, lateout("x15") _, lateout("x16") _,
             lateout("x17") _,
             options(nostack),
         )
     }
-    match Status::from_x0(status) {
-        Some(Status::Ok) => Ok([r1, r2]),
-        Some(status) => Err(status),
-        None => Err(Status::NotSupported),
-    }
+    let status = Status::from_x0(status).unwrap_or(Status::NotSupported);
+    (status, [r1, r2, r3])
 }
 
 /// Switches the machine off, or restarts it, by PSCI. Returns only if core refuses.

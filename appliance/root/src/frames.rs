@@ -87,6 +87,10 @@ unsafe impl Record for guest_abi::core_call::VmConfig {}
 unsafe impl Record for guest_abi::device::DeviceConfig {}
 // SAFETY: integers only.
 unsafe impl Record for guest_abi::device::DeviceInfo {}
+// SAFETY: integers only.
+unsafe impl Record for guest_abi::memory_call::VmMemory {}
+// SAFETY: integers only.
+unsafe impl Record for guest_abi::memory_call::MemoryPolicy {}
 // SAFETY: bytes.
 unsafe impl Record for [u8; ACCESS_MAX] {}
 

@@ -5,7 +5,7 @@
 //! each (128), `repeat=` times one after the other (1), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
-//! registers), `resets=` how often that is reset while the VM runs. A line of the guest in VM n begins with `vm<n>| `.
+//! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time. A line of the guest in VM n begins with `vm<n>| `.
 #![no_std]
 #![no_main]
 
@@ -15,6 +15,7 @@ mod calls;
 mod console;
 mod device;
 mod heap;
+mod pin;
 mod tree;
 mod vm;
 
@@ -35,6 +36,7 @@ struct Orders {
     args: alloc::string::String,
     device: Option<device::Order>,
     resets: u64,
+    pin: bool,
 }
 
 fn main() -> ! {
@@ -56,6 +58,7 @@ fn main() -> ! {
         args: word("args").unwrap_or("").replace(',', " "),
         device: word("device").and_then(device::Order::read),
         resets: number("resets", 0),
+        pin: number("pin", 0) != 0,
     };
     gic::init_distributor();
     gic::init_cpu();
@@ -84,8 +87,12 @@ fn run_once(orders: &Orders) {
     let mut watch = orders
         .device
         .map(|order| device::Watch::new(order, orders.resets));
+    let mut pin = pin::Pin::new();
     while vms.iter().any(Option::is_some) {
         let mut news = false;
+        if orders.pin {
+            news = pin.step(&vms);
+        }
         if let Some(watch) = &mut watch {
             watch.look();
         }

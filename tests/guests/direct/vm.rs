@@ -78,6 +78,13 @@ impl Vm {
         Ok(())
     }
 
+    /// Lets vCPU 0 run on these cores only.
+    pub(crate) fn pin(&self, cores: u64) {
+        if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, 0, cores, 0]) {
+            println!("DIRECT vm{} VcpuAffinity {cores:#x}: {status:?}", self.n);
+        }
+    }
+
     /// Prints what the guest has printed; returns whether it has.
     pub(crate) fn console(&mut self) -> bool {
         self.console.drain(self.handle)

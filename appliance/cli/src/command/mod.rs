@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod image;
+pub(crate) mod memory;
 pub(crate) mod vm;
 
 use skete_client::api::PowerAction;

@@ -17,6 +17,7 @@ pub(crate) fn run(client: &Client, output: &Output, command: VmCommand) -> Resul
         VmCommand::Reset { names } => act(client, output, &names, Action::Reset),
         VmCommand::Ls => list(client, output),
         VmCommand::Show { name } => show(output, &client.vm_get(&name)?),
+        VmCommand::Memory(command) => super::memory::run(client, output, command),
         VmCommand::Rm { names, force } => {
             for name in names {
                 if force {

@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use api::{
-    Action, ActionRequest, Code, DeviceRequest, EventType, ImageSpec, OperationList,
-    OperationStatus, PowerAction, PowerRequest, Problem, ServerInfo, VmSpec,
+    Action, ActionRequest, Code, DeviceRequest, EventType, ImageSpec, MemoryPolicy, MemoryRequest,
+    OperationList, OperationStatus, PowerAction, PowerRequest, Problem, ServerInfo, VmSpec,
 };
 use sha2::{Digest, Sha256};
 
@@ -251,6 +251,15 @@ impl Server {
             Route::Devices => Self::device_list(backend),
             Route::DeviceActions(pci) => {
                 self.device_act(backend, pci, &body::parse::<DeviceRequest>(&body)?)?
+            }
+            Route::VmMemory(name) => match method {
+                Method::Patch => {
+                    self.memory_set(backend, name, &body::parse::<MemoryPolicy>(&body)?)?
+                }
+                _ => self.memory_get(backend, name)?,
+            },
+            Route::VmMemoryActions(name) => {
+                self.memory_act(backend, name, &body::parse::<MemoryRequest>(&body)?)?
             }
             Route::Vms => self.vm_list(backend),
             Route::Vm(name) => match method {
@@ -538,9 +547,13 @@ const fn takes_json(route: Route<'_>, method: Method) -> bool {
         (route, method),
         (Route::Image(_) | Route::Vm(_), Method::Put)
             | (
-                Route::VmActions(_) | Route::DeviceActions(_) | Route::SystemActions,
+                Route::VmActions(_)
+                    | Route::VmMemoryActions(_)
+                    | Route::DeviceActions(_)
+                    | Route::SystemActions,
                 Method::Post
             )
+            | (Route::VmMemory(_), Method::Patch)
     )
 }
 

@@ -1,6 +1,7 @@
 //! `/metrics`: Prometheus text format, version 0.0.4.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 use api::VmState;
@@ -148,6 +149,7 @@ impl Server {
                 ));
             }
         }
+        self.memory_metrics(text, backend);
         text.family(
             "skete_vm_vcpu_seconds_total",
             "counter",
@@ -175,6 +177,69 @@ impl Server {
                     "skete_vm_exits_total{{vm=\"{name}\",reason=\"{reason}\"}} {count}"
                 ));
             }
+        }
+    }
+
+    /// What is only there while a guest runs.
+    fn memory_metrics(&self, text: &mut Text, backend: &dyn Backend) {
+        let views: Vec<_> = self
+            .vms
+            .iter()
+            .filter_map(|(name, vm)| Some((name, backend.vm_memory(vm.run()?)?)))
+            .collect();
+        text.family(
+            "skete_vm_memory_detail_bytes",
+            "gauge",
+            "Memory of a running VM: shared, touched lately, tables, keys and page states.",
+        );
+        for (name, memory) in &views {
+            for (kind, bytes) in [
+                ("shared", memory.shared_bytes),
+                ("working_set", memory.working_set_bytes),
+                ("tables", memory.table_bytes),
+                ("sidecar", memory.sidecar_bytes),
+            ] {
+                text.line(format_args!(
+                    "skete_vm_memory_detail_bytes{{vm=\"{name}\",kind=\"{kind}\"}} {bytes}"
+                ));
+            }
+        }
+        text.family(
+            "skete_vm_memory_leaves",
+            "gauge",
+            "Stage-2 leaves of a running VM, by size in bytes.",
+        );
+        for (name, memory) in &views {
+            for (size, count) in ["4096", "2097152", "1073741824"].iter().zip(&memory.leaves) {
+                text.line(format_args!(
+                    "skete_vm_memory_leaves{{vm=\"{name}\",size=\"{size}\"}} {count}"
+                ));
+            }
+        }
+        text.family(
+            "skete_vm_stage2_faults_total",
+            "counter",
+            "Stage-2 faults of the VM since its last start; minor: only a flag was missing.",
+        );
+        for (name, memory) in &views {
+            let minor = memory.minor_faults;
+            let major = memory.faults.saturating_sub(minor);
+            for (kind, count) in [("major", major), ("minor", minor)] {
+                text.line(format_args!(
+                    "skete_vm_stage2_faults_total{{vm=\"{name}\",kind=\"{kind}\"}} {count}"
+                ));
+            }
+        }
+        text.family(
+            "skete_vm_memory_reclaimed_bytes_total",
+            "counter",
+            "RAM that the VM gave back since its last start.",
+        );
+        for (name, memory) in &views {
+            text.line(format_args!(
+                "skete_vm_memory_reclaimed_bytes_total{{vm=\"{name}\"}} {}",
+                memory.reclaimed_bytes
+            ));
         }
     }
 }

@@ -9,6 +9,7 @@ mod dispatch;
 mod idempotency;
 mod images;
 mod life;
+mod memory;
 mod metrics;
 mod upload;
 mod vms;

@@ -8,6 +8,7 @@
 mod devices;
 mod framing;
 mod life;
+mod memory;
 mod requests;
 mod streams;
 mod support;

@@ -463,6 +463,8 @@ fn metrics_are_prometheus_text() {
         "skete_vm_state{vm=\"web\",state=\"stopped\"} 0",
         "skete_vm_memory_bytes{vm=\"web\",kind=\"configured\"} 67108864",
         "skete_vm_exits_total{vm=\"web\",reason=\"fault\"} 16",
+        "skete_vm_memory_leaves{vm=\"web\",size=\"2097152\"} 15",
+        "skete_vm_stage2_faults_total{vm=\"web\",kind=\"major\"} 520",
         "skete_vm_vcpu_seconds_total{vm=\"web\"} 1.500000000",
         "skete_api_requests_total{route=\"/v1/vms/{name}\",code=\"201\"} 1",
     ] {

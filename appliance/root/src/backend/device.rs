@@ -4,7 +4,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use api::{Device, DeviceAction, DeviceFaults, DeviceProfile, DeviceRequest, DeviceSpec, DeviceState};
+use api::{
+    Device, DeviceAction, DeviceFaults, DeviceProfile, DeviceRequest, DeviceSpec, DeviceState,
+};
 use control::backend::DeviceError;
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::device::{
@@ -68,7 +70,11 @@ fn address(name: &str) -> Option<u16> {
 /// Returns every function, `name_of` being the name of the VM with a handle.
 pub(super) fn list(scratch: &Scratch, name_of: impl Fn(u64) -> Option<String>) -> Vec<Device> {
     (0..FUNCTIONS_MAX)
-        .map_while(|n| scratch.ask::<DeviceInfo>(CoreCall::DeviceInfo, Some(n)).ok())
+        .map_while(|n| {
+            scratch
+                .ask::<DeviceInfo>(CoreCall::DeviceInfo, Some(n))
+                .ok()
+        })
         .map(|info| view(&info, name_of(info.vm)))
         .collect()
 }

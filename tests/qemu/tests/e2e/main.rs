@@ -27,6 +27,7 @@ mod hostile;
 mod lifecycle;
 mod linux;
 mod memory;
+mod memory_api;
 mod plain;
 mod refusals;
 mod turns;

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod memory;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -147,6 +149,9 @@ pub(crate) enum VmCommand {
         #[arg(value_parser = name)]
         name: String,
     },
+    /// Show, limit, scan and take back the memory of running VMs.
+    #[command(subcommand)]
+    Memory(memory::MemoryCommand),
     /// Delete VMs.
     Rm {
         /// Names of the VMs.
