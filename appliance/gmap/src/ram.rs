@@ -77,11 +77,10 @@ impl Gmap {
         let from = match slot.state {
             State::Moving { .. } | State::Arriving => return Err(Error::NotRam),
             State::Leaving(at) => at,
-            State::Here => {
-                self.cut(machine, slot.start, slot.end, Cut::All)?;
-                slot.start
-            }
+            State::Here => slot.start,
         };
+        // Again in each slice: a neighbour may have been folded into an entry with the rest.
+        self.cut(machine, from, slot.end, Cut::All)?;
         let reached = self.clear(machine, from, slot.end, budget, Descriptor::HOLE);
         if reached >= slot.end {
             self.slots.set(slot.start, None);

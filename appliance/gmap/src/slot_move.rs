@@ -1,5 +1,6 @@
 //! RAM that appears at another address, with what it holds.
 
+use crate::cache::Cache;
 use crate::desc::{Descriptor, Entry};
 use crate::gather::Gather;
 use crate::level::Level;
@@ -53,7 +54,11 @@ impl Gmap {
         };
         let mut at = match slot.state {
             State::Here => self.begin_move(machine, slot, to)?,
-            State::Moving { at, to } if to == way.to => at,
+            State::Moving { at, to } if to == way.to => {
+                // A neighbour may have been folded into an entry with the rest.
+                self.cut(machine, at, slot.end, Cut::All)?;
+                at
+            }
             State::Moving { .. } | State::Leaving(_) | State::Arriving => {
                 return Err(Error::NotRam);
             }
@@ -118,9 +123,8 @@ impl Gmap {
         budget.pay(place.entry());
         let words = self.sidecar.exists();
         let large = words && place.level < Level::L2;
-        if let Entry::Leaf(_) = place.entry()
-            && (!target.is_aligned(place.level.span()) || large)
-        {
+        let leaf = matches!(place.entry(), Entry::Leaf(_));
+        if leaf && (large || !target.is_aligned(place.level.span())) {
             with_cache(machine, |machine, cache| {
                 cache.topup(machine, 1)?;
                 self.split(machine, cache, ipa, &mut place)
@@ -134,39 +138,43 @@ impl Gmap {
         } else {
             entry_end
         };
-        self.move_words(machine, way, at, end)?;
+        // All that may fail comes before anything moves.
+        with_cache(machine, |machine, cache| {
+            self.ensure_words(machine, cache, way, at, end)
+        })?;
         match place.entry() {
             Entry::Leaf(_) => {
                 let level = place.level;
                 let need = self.tables_missing(machine, target, level)?;
-                with_cache(machine, |machine, cache| -> Result<(), Error> {
+                let mut there = with_cache(machine, |machine, cache| -> Result<_, Error> {
                     cache.topup(machine, need)?;
-                    let mut there = self.walk(machine, cache, target, level, Flags::ALLOC)?;
-                    let hole = Descriptor::HOLE;
-                    if let Some(leaf) = self.take(machine, ipa, &mut place, hole, &mut gather.flush)
-                    {
-                        let leaf = leaf.with_no_notice();
-                        assert!(there.swap(machine, leaf.descriptor()), "RAM in a new slot");
-                        self.counters.leaves(leaf, level, 1);
-                    }
-                    Ok(())
+                    Ok(self.walk(machine, cache, target, level, Flags::ALLOC)?)
                 })?;
+                let hole = Descriptor::HOLE;
+                if let Some(leaf) = self.take(machine, ipa, &mut place, hole, &mut gather.flush) {
+                    let leaf = leaf.with_no_notice();
+                    assert!(there.swap(machine, leaf.descriptor()), "RAM in a new slot");
+                    self.counters.leaves(leaf, level, 1);
+                }
             }
             Entry::Empty if end == entry_end => {
                 place.swap(machine, Descriptor::HOLE);
             }
             _ => {}
         }
+        self.move_words(machine, way, at, end);
         if end == entry_end {
             self.prune(machine, ipa, gather);
         }
         Ok(end)
     }
 
-    /// Moves the words of the pages in `at..end`, 2 MiB at most.
-    fn move_words(
+    /// Makes sure that the words of the pages in `at..end`, 2 MiB at most, have room where
+    /// they go.
+    fn ensure_words(
         &self,
         machine: &mut impl Machine,
+        cache: &mut Cache,
         way: Way,
         at: u64,
         end: u64,
@@ -174,21 +182,25 @@ impl Gmap {
         if !self.sidecar.has_words(machine, address(at)) {
             return Ok(());
         }
-        with_cache(machine, |machine, cache| {
-            let (first, last) = (way.target(at), way.target(end.saturating_sub(1)));
-            for target in [first, last] {
-                if !self.sidecar.has_words(machine, target) {
-                    cache.topup(machine, SIDECAR_PAGES)?;
-                    self.sidecar.ensure(machine, cache, target)?;
-                }
+        for target in [way.target(at), way.target(end.saturating_sub(1))] {
+            if !self.sidecar.has_words(machine, target) {
+                cache.topup(machine, SIDECAR_PAGES)?;
+                self.sidecar.ensure(machine, cache, target)?;
             }
-            for page in (at..end).step_by(4096) {
-                let word = self.sidecar.get(machine, address(page));
-                self.sidecar.update(machine, way.target(page), |_| word);
-                self.sidecar
-                    .update(machine, address(page), |_| Pgx::default());
-            }
-            Ok(())
-        })
+        }
+        Ok(())
+    }
+
+    /// Moves the words of the pages in `at..end`, if they have any.
+    fn move_words(&self, machine: &impl Machine, way: Way, at: u64, end: u64) {
+        if !self.sidecar.has_words(machine, address(at)) {
+            return;
+        }
+        for page in (at..end).step_by(4096) {
+            let word = self.sidecar.get(machine, address(page));
+            self.sidecar.update(machine, way.target(page), |_| word);
+            let none = Pgx::default();
+            self.sidecar.update(machine, address(page), |_| none);
+        }
     }
 }

@@ -443,3 +443,90 @@ fn b40_a_block_is_zeroed_in_steps_and_ready_only_after_the_last() {
     stock.release(&mut machine);
     assert_eq!(machine.free_bytes(), free);
 }
+
+#[test]
+fn b07_a_slot_deleted_in_slices_takes_nothing_of_a_neighbour_folded_meanwhile() {
+    let mut vm = Vm::new(0, true);
+    // Sixteen entries of level 1, which one slice sees, and half of the next.
+    let (bytes, half) = ((16 << 30) + (512 << 20), 512 << 20);
+    let neighbour = ipa(RAM + bytes);
+    vm.gmap
+        .add_ram(&mut vm.machine, ipa(RAM), bytes)
+        .expect("free");
+    vm.gmap
+        .add_ram(&mut vm.machine, neighbour, half)
+        .expect("free");
+    let slice = Budget::leaves(1);
+    let next = vm.gmap.delete_ram(&mut vm.machine, ipa(RAM), slice);
+    assert_eq!(next, Ok(Some(ipa(RAM + (16 << 30)))));
+    vm.touch(neighbour.raw(), true).expect("RAM");
+    vm.gmap
+        .reclaim(&mut vm.machine, neighbour, LARGE, Budget::SLICE)
+        .expect("RAM");
+    while vm
+        .gmap
+        .delete_ram(&mut vm.machine, ipa(RAM), slice)
+        .expect("goes on")
+        .is_some()
+    {}
+    assert_eq!(vm.touch(neighbour.raw(), true), Ok(1));
+    assert_eq!(vm.touch(RAM, true), Err(FaultError::NoSlot));
+    vm.end();
+}
+
+#[test]
+fn b07_a_slot_moves_with_content_and_keys_whichever_allocation_fails() {
+    for n in 0.. {
+        let mut vm = Vm::new(2 * LARGE, true);
+        let value = |vm: &Vm, at: u64| {
+            let seen = vm.machine.fresh(vm.gmap.vttbr(), vm.vtcr | 1 << 21, at);
+            vm.machine.content(seen.expect("mapped").pa)
+        };
+        for page in [0, 3, 511, 512, 1023] {
+            let at = RAM + page * PAGE;
+            vm.touch(at, true).expect("RAM");
+            let pa = vm.machine.reach(vm.gmap.vttbr(), vm.vtcr, at, true);
+            vm.machine.set_content(pa.expect("mapped"), page + 1);
+        }
+        vm.enable_keys();
+        let key = gmap::Key::from_byte(0x58).expect("valid");
+        // For page 507 there is no table yet where it goes.
+        vm.set_key(RAM + 3 * PAGE, key);
+        vm.set_key(RAM + 507 * PAGE, key);
+        // No block fits there.
+        let target = (6 << 30) + 5 * PAGE;
+        vm.machine.fail_at.set(Some((n, false)));
+        let mut failed = 0;
+        loop {
+            let slice = Budget::leaves(7);
+            match vm
+                .gmap
+                .move_ram(&mut vm.machine, ipa(RAM), ipa(target), slice)
+            {
+                Ok(None) => break,
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    assert_eq!(error, Error::NoTables);
+                    failed += 1;
+                    assert!(failed < 3, "fails for ever");
+                }
+            }
+        }
+        for page in [0, 3, 511, 512, 1023] {
+            assert_eq!(value(&vm, target + page * PAGE), page + 1, "allocation {n}");
+        }
+        for page in [3, 507] {
+            let there = vm.gmap.key(&vm.machine, ipa(target + page * PAGE));
+            let there = there.expect("RAM");
+            assert_eq!((there.access, there.fetch), (5, true), "allocation {n}");
+        }
+        assert_eq!(vm.touch(RAM, true), Err(FaultError::NoSlot));
+        assert_eq!(vm.gmap.stats().promised_bytes, 2 * LARGE);
+        let whole = vm.machine.fail_at.take().is_some_and(|(left, _)| left > 0);
+        vm.end();
+        if whole {
+            assert!(n > 3, "fewer allocations than there must be");
+            return;
+        }
+    }
+}

@@ -192,8 +192,9 @@ impl Machine for Fake {
 
     fn copy(&self, to: Pa, from: Pa, order: u8) {
         let mut held = self.held.borrow_mut();
-        let frame = held.get_mut(&to.raw()).expect("a copy to a frame held");
-        assert_eq!(frame.order, order);
+        let frame = held.range_mut(..=to.raw()).next_back();
+        let (base, frame) = frame.expect("a copy to a frame held");
+        assert!(to.raw() + (4096 << order) <= base + (4096 << frame.order));
         frame.scrubbed = true;
         let mut content = self.content.borrow_mut();
         for offset in (0..4096_u64 << order).step_by(4096) {
@@ -280,6 +281,10 @@ impl Machine for Fake {
         self.budget += 1;
         let reached = self.tlb.borrow().reaches(pa, 4096 << order);
         assert!(!reached, "{pa:#x} is freed while a TLB reaches it");
+        if order >= 9 {
+            let frame = pa..pa + (4096 << order);
+            self.tables.borrow_mut().retain(|at, _| !frame.contains(at));
+        }
         if order == 18 {
             self.free_huge.insert(pa);
         } else if order == 9 {
@@ -323,7 +328,17 @@ impl Fake {
             .range(..=pa)
             .next_back()
             .expect("free of a frame not held");
-        assert!(frame.order >= order && pa + (4096 << order) <= base + (4096 << frame.order));
+        if frame.order < order {
+            // Parts that became one again.
+            let mut at = pa;
+            while at < pa + (4096 << order) {
+                let part = held.remove(&at).expect("a part is not held");
+                at += 4096 << part.order;
+            }
+            assert_eq!(at, pa + (4096 << order));
+            return;
+        }
+        assert!(pa + (4096 << order) <= base + (4096 << frame.order));
         held.remove(&base);
         let mut order_now = frame.order;
         let mut base = base;

@@ -31,6 +31,10 @@ enum Op {
     Age(usize),
     Restart(usize),
     Modes(usize, bool, Level),
+    /// Moves frames of which the number of the page, in units of its order, is even or odd.
+    Move(usize, usize, usize, u64),
+    Collapse(usize),
+    DropZeroes(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -50,6 +54,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => vm().prop_map(Op::Sync),
         1 => vm().prop_map(Op::Age),
         1 => vm().prop_map(Op::Restart),
+        3 => (vm(), page(), count(), 0..2_u64).prop_map(|(v, p, n, o)| Op::Move(v, p, n, o)),
+        2 => vm().prop_map(Op::Collapse),
+        2 => vm().prop_map(Op::DropZeroes),
         1 => (vm(), any::<bool>(), level).prop_map(|(v, z, l)| Op::Modes(v, z, l)),
     ]
 }
@@ -207,6 +214,54 @@ impl World {
                 self.end(vm);
                 let fresh = start(&mut self.machine, vm, self.features, self.bbm2);
                 self.guests[vm] = fresh.expect("its own memory is free again");
+            }
+            Op::Move(vm, page, count, odd) => {
+                let (mut at, end) = (address(page), address((page + count).min(PAGES)));
+                let wanted = |pa: Pa, order: u8| pa.raw() >> (12 + order) & 1 == odd;
+                loop {
+                    let (gmap, machine) = (&mut self.guests[vm].gmap, &mut self.machine);
+                    let moved = gmap.move_frames(machine, (at, end), SLICE, wanted);
+                    match moved.next {
+                        Some(next) if !moved.short => at = next.raw(),
+                        _ => break assert!(!moved.short || self.machine.starved.get()),
+                    }
+                }
+            }
+            Op::Collapse(vm) => {
+                let (mut at, end) = (RAM, RAM + BYTES);
+                loop {
+                    let (gmap, machine) = (&mut self.guests[vm].gmap, &mut self.machine);
+                    let collapsed = gmap.collapse(machine, (at, end), SLICE);
+                    assert!(collapsed.short == 0 || self.machine.starved.get());
+                    match collapsed.next {
+                        Some(next) => at = next.raw(),
+                        None => break,
+                    }
+                }
+            }
+            Op::DropZeroes(vm) => {
+                let guest = &mut self.guests[vm];
+                let (mut at, end) = (RAM, RAM + BYTES);
+                loop {
+                    let (migrated, value) = (&mut guest.migrated, &guest.value);
+                    let report = |from: arch::Ipa, bytes: u64| {
+                        let pages = index(from.raw())..index(from.raw() + bytes);
+                        migrated[pages.clone()].copy_from_slice(&value[pages]);
+                    };
+                    let machine = &mut self.machine;
+                    match guest.gmap.drop_zeroes(machine, (at, end), SLICE, report) {
+                        Some(next) => at = next.raw(),
+                        None => break,
+                    }
+                }
+                for page in 0..PAGES {
+                    let leaf = guest.gmap.leaf(&self.machine, ipa(address(page)));
+                    let own = leaf.filter(|(leaf, level)| !leaf.shared() && *level == Level::L3);
+                    assert!(
+                        own.is_none() || guest.value[page] != 0,
+                        "page {page} is zero"
+                    );
+                }
             }
             Op::Modes(vm, zeroes, copy) => {
                 let gmap = &mut self.guests[vm].gmap;
