@@ -20,6 +20,8 @@ on_both_cpus!(
     a15_resets_under_access_leave_no_stale_mapping,
 );
 
+/// Milliseconds between two looks at a device's registers.
+const QUANTUM_MS: u64 = 1000;
 const GPU: &str = "0000:00:02.0";
 const MEMORY: &str = "0000:00:01.0";
 const GIB: u64 = 1 << 30;
@@ -353,12 +355,12 @@ fn a09_memory_waits_for_its_device_and_nothing_else_does(cpu: Cpu) {
     // It was sent back once a quantum at least (A10 has the exact schedule, by a clock of its
     // own): interrupts may have had it look in between.
     assert!(
-        waited >= 1000 && waited / 1000 <= polls,
+        waited >= QUANTUM_MS && waited / QUANTUM_MS <= polls,
         "{waited} ms in {polls}"
     );
-    assert_eq!(
-        guest.run(&format!("when {resmem:x}")),
-        0,
+    // Below one quantum of a second: nobody had it wait, though the machine may be slow.
+    assert!(
+        guest.run(&format!("when {resmem:x}")) < QUANTUM_MS,
         "the second touch waits for nothing"
     );
     guest.run(&format!("fill {usemem:x} 40000000 100000"));
@@ -385,7 +387,7 @@ fn a11_a_device_that_is_never_ready_aborts_the_toucher_alone(cpu: Cpu) {
     assert!(events.contains("device.not_ready"), "{events}");
     // The VM lives, and the next touch polls again.
     registers.ready();
-    assert_eq!(guest.run(&format!("when {usemem:x}")), 0);
+    assert!(guest.run(&format!("when {usemem:x}")) < QUANTUM_MS);
     guest.off();
     skete.shut_down();
 }
