@@ -640,6 +640,10 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
     if vm.all_vcpus().any(|v| v.run() != Run::Off) || !world::unload(vm) {
         return Err(Status::Again);
     }
+    // That it is no longer its core's current one is not enough: the core writes this last.
+    if vm.all_vcpus().any(VcpuControl::is_held) {
+        return Err(Status::Again);
+    }
     let machine = &mut vm.gmap.machine();
     if let Some(frame) = vm.gmap.huge.lock().take() {
         frame.free(machine);
