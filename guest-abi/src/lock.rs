@@ -149,8 +149,8 @@ mod tests {
         fn is_preempted(&self, vcpu: usize) -> bool {
             vcpu == self.0
         }
-        fn yield_to(&self, vcpu: usize) {
-            assert_eq!(vcpu, self.0);
+        /// To the preempted one, or to one that has itself given its core away.
+        fn yield_to(&self, _: usize) {
             self.1.fetch_add(1, Ordering::Relaxed);
             thread::yield_now();
         }
