@@ -18,7 +18,7 @@ fn run(cpu: Cpu, root: &str, cpus: u32, end: &str) -> String {
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
     machine
         .serial()
-        .wait_for(end, 0, PATIENCE)
+        .wait_for(end, 0, PATIENCE * 2)
         .expect("comes to its end");
     let status = machine.wait_for_end(PATIENCE).expect("root switches off");
     assert!(status.success());

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use qemu::{Control, Cpu, Shell};
 use serde_json::{Value, json};
@@ -80,8 +81,8 @@ fn a_linux_guest_survives_having_its_memory_moved_split_scanned_and_dropped(cpu:
         let guest = scope.spawn(|| {
             // Fresh pages, pages copied, pages freed and zeroed again, all of them compared.
             let wrong = shell.run(
-                "dd if=/dev/urandom of=/tmp/f bs=1M count=8 2>/dev/null; a=$(sha256sum </tmp/f); \
-                 n=0; for i in $(seq 12); do cp /tmp/f /tmp/g; cp /tmp/g /tmp/h; rm /tmp/g; \
+                "dd if=/dev/urandom of=/tmp/f bs=1M count=4 2>/dev/null; a=$(sha256sum </tmp/f); \
+                 n=0; for i in $(seq 8); do cp /tmp/f /tmp/g; cp /tmp/g /tmp/h; rm /tmp/g; \
                  b=$(sha256sum </tmp/h); rm /tmp/h; [ \"$a\" = \"$b\" ] || n=$((n+1)); done; \
                  [ \"$a\" = \"$(sha256sum </tmp/f)\" ] || n=$((n+100)); echo $n",
                 PATIENCE,
@@ -116,6 +117,8 @@ fn a_linux_guest_survives_having_its_memory_moved_split_scanned_and_dropped(cpu:
             request["start"] = json!((1 << 30) + start);
             request["bytes"] = json!(bytes);
             act(control, "one", &request);
+            // The guest is to get on as well.
+            thread::sleep(Duration::from_millis(20));
         }
         let wrong = guest.join().expect("the guest answers").expect("runs");
         (wrong, rounds)
