@@ -23,6 +23,7 @@ macro_rules! readers {
         }
     )*};
 }
+pub(crate) use readers;
 
 /// Defines writers for registers.
 macro_rules! writers {
@@ -39,6 +40,7 @@ macro_rules! writers {
         }
     )*};
 }
+pub(crate) use writers;
 
 readers! {
     esr_el2 = "esr_el2";
@@ -61,6 +63,7 @@ readers! {
     pmcr_el0 = "pmcr_el0";
     id_aa64pfr0 = "id_aa64pfr0_el1";
     id_aa64pfr1 = "id_aa64pfr1_el1";
+    id_aa64zfr0 = "s3_0_c0_c4_4";
     id_aa64dfr0 = "id_aa64dfr0_el1";
     isr_el1 = "isr_el1";
     tcr_el1 = "tcr_el1";

@@ -2,21 +2,23 @@
 
 use core::sync::atomic::Ordering;
 
+use ::vcpu::features::pmu;
 use guest_abi::core_call::ExitClass;
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
 use vgic::Level;
 
 use crate::guest::{self, ROOT_SLOT, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{console, gic, passthrough, schedule, timer, world};
+use crate::{console, features, gic, passthrough, schedule, timer, world};
 
 /// The SGIs and PPIs that core uses on every core.
-pub(crate) const OWN: [u32; 5] = [
+pub(crate) const OWN: [u32; 6] = [
     gic::KICK,
     gic::MAINTENANCE,
     timer::INTID,
     VTIMER_INTID,
     PTIMER_INTID,
+    pmu::INTID,
 ];
 
 /// An interrupt brought the vCPU out.
@@ -56,6 +58,10 @@ pub(crate) fn take(cpu: &PerCpu) {
                     world::refill(vcpu);
                     vcpu.attention.store(true, Ordering::Relaxed);
                 }
+                done(intid);
+            }
+            pmu::INTID => {
+                features::pmu_interrupt(cpu);
                 done(intid);
             }
             gic::SPURIOUS => return,

@@ -17,6 +17,7 @@ mod calls;
 mod console;
 mod epitaph;
 mod exits;
+mod features;
 mod gic;
 mod guest;
 mod guest_fault;
@@ -60,7 +61,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     let machine = boot::machine(tree_pa, image_pa);
     stage2::detect();
     world::detect();
-    sysreg::detect();
+    features::detect();
     let usage = memory::usage();
     println!(
         "core {} at EL2, {} MiB of {} MiB RAM free",

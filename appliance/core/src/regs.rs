@@ -22,6 +22,21 @@ pub(crate) struct FpRegs([u64; 66]);
 impl FpRegs {
     pub(crate) const ZERO: Self = Self([0; 66]);
 
+    /// Returns V0 to V31.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = u128> {
+        let (pairs, _) = self.0.as_chunks::<2>();
+        let pairs = pairs.iter().take(32);
+        pairs.map(|[low, high]| u128::from(*high) << 64 | u128::from(*low))
+    }
+
+    /// Sets V0 to V31.
+    pub(crate) fn set_vectors(&mut self, values: impl Iterator<Item = u128>) {
+        let (pairs, _) = self.0.as_chunks_mut::<2>();
+        for ([low, high], value) in pairs.iter_mut().take(32).zip(values) {
+            (*low, *high) = (value as u64, (value >> 64) as u64);
+        }
+    }
+
     /// Takes the registers from this core.
     pub(crate) fn save(&mut self) {
         // SAFETY: `fp_save` writes 528 bytes, which is the size of the block.

@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use ::vcpu::features::{Open, Set};
 use ::vcpu::inject::PstateFields;
 use ::vcpu::trap::{self, Features, HardwareIds, Traps};
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
@@ -14,7 +15,7 @@ use vgic::{Level, Lr, Vgic};
 
 use crate::guest::{Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
-use crate::{gic, hw, schedule, stage2, timer};
+use crate::{features, gic, hw, schedule, stage2, timer};
 
 static TRAPS: Once<Traps> = Once::new();
 static PSTATE_FIELDS: Once<PstateFields> = Once::new();
@@ -80,8 +81,9 @@ pub(crate) fn pa_bits() -> u8 {
 
 /// Sets the registers of this core that no vCPU changes.
 pub(crate) fn init_cpu() {
+    let cpu = per_cpu::this();
     let traps = TRAPS.get().expect("`detect` ran on the boot core");
-    hw::set_cptr_el2(traps.cptr);
+    set_cptr(cpu, traps.cptr);
     hw::set_mdcr_el2(traps.mdcr);
     hw::set_hstr_el2(traps.hstr);
     hw::set_cnthctl_el2(traps.cnthctl);
@@ -104,7 +106,8 @@ pub(crate) fn init_cpu() {
     if hw::id_aa64mmfr1() >> 40 & 0xf != 0 {
         hw::set_hcrx_el2(0);
     }
-    set_hcr(per_cpu::this(), traps.hcr);
+    set_hcr(cpu, traps.hcr);
+    features::init_cpu(cpu);
     timer::init_cpu();
     hw::isb();
 }
@@ -113,6 +116,21 @@ fn set_hcr(cpu: &PerCpu, value: u64) {
     if cpu.hcr.swap(value, Ordering::Relaxed) != value {
         hw::set_hcr_el2(value);
     }
+}
+
+fn set_cptr(cpu: &PerCpu, value: u64) {
+    if cpu.cptr.swap(value, Ordering::Relaxed) != value {
+        hw::set_cptr_el2(value);
+    }
+}
+
+/// Opens the traps that `open` names on this core, and no others of those that can open.
+pub(crate) fn set_traps(cpu: &PerCpu, open: Open) {
+    const EVERY: Open = Open::of(Set::ALL);
+    let hcr = cpu.hcr.load(Ordering::Relaxed) & !EVERY.hcr_set;
+    set_hcr(cpu, hcr | open.hcr_set);
+    let cptr = cpu.cptr.load(Ordering::Relaxed) | EVERY.cptr_clear;
+    set_cptr(cpu, cptr & !open.cptr_clear);
 }
 
 /// Lets WFE wait in the guest when nobody else wants the core, or not.
@@ -165,7 +183,7 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
         hw::tlbi_local();
     }
     timer::forget(cpu, vcpu);
-    vcpu.fp.load();
+    features::load(cpu, vcpu);
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
     }
@@ -199,7 +217,7 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::set_cntp_ctl(0);
     hw::set_ich_hcr(0);
     hw::clrex();
-    vcpu.fp.save();
+    features::save(vcpu);
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);

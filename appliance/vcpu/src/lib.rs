@@ -1,7 +1,7 @@
 //! Exits, trapped registers, PSCI: what a vCPU is, without the machine.
 //!
 //! [`Exit`] says why a guest stopped; [`trap::Traps`] decides what makes it stop;
-//! [`sysreg`] and [`ids`] answer trapped registers; [`smccc`], [`psci`] and [`paravirt`] answer calls;
+//! [`sysreg`] and [`ids`] answer trapped registers, as the VM's [`features`] have it; [`smccc`], [`psci`] and [`paravirt`] answer calls;
 //! [`inject`] computes an exception taken by the guest; [`reset`] is a vCPU's first state;
 //! [`stage1`] follows the guest's own tables.
 //! Everything is a function from values to
@@ -9,6 +9,7 @@
 #![no_std]
 
 pub mod exit;
+pub mod features;
 pub mod ids;
 pub mod inject;
 pub mod paravirt;

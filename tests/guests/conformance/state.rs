@@ -67,16 +67,16 @@ const REGISTERS: &[Kept] = kept![
     DBGWVR1_EL1 & 0x0000_ffff_ffff_fffc,
 ];
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     machine::argument("seed").unwrap_or_else(|| CNTVCT_EL0.read() ^ MPIDR_EL1.read())
 }
 
-fn rounds() -> u64 {
+pub(crate) fn rounds() -> u64 {
     machine::argument("rounds").unwrap_or(ROUNDS)
 }
 
 /// Does something that may let another vCPU have the core.
-fn disturb(round: u64) {
+pub(crate) fn disturb(round: u64) {
     match round % 5 {
         0 => sleep(100_000),
         1 => {

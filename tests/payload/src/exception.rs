@@ -30,6 +30,9 @@ pub struct Frame {
 
 const EL1H_SYNC: u64 = 4;
 const EL1H_IRQ: u64 = 5;
+/// Exception class of a single step of the same level, and what masks the next.
+const STEP: u64 = 0x33;
+const SPSR_D: u64 = 1 << 9;
 
 /// A synchronous exception that [`catch`] caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +139,11 @@ pub(crate) fn taken(frame: &mut Frame) {
                 expected.elr.store(frame.elr, Ordering::Relaxed);
             }
             expected.hits.store(hits + 1, Ordering::Relaxed);
+            // A step was performed: it goes on from there, and is not stepped any more.
+            if frame.esr >> 26 & 0x3f == STEP {
+                frame.spsr |= SPSR_D;
+                return;
+            }
             let (start, end) = mem::image();
             frame.elr = if (start..end).contains(&frame.elr) {
                 frame.elr.wrapping_add(4)

@@ -15,6 +15,7 @@ use spin::Mutex;
 use vgic::LrSet;
 
 use super::{VCPU_ORDER, Vm};
+use crate::features;
 use crate::passthrough::Parked;
 use crate::regs::{El1Regs, FpRegs};
 use crate::{guest_memory, memory, world};
@@ -65,6 +66,8 @@ pub(crate) struct Vcpu {
     pub(crate) el1: El1Regs,
     /// FP registers, while it is not on a core.
     pub(crate) fp: FpRegs,
+    /// What it has of features that not every guest uses.
+    pub(crate) features: features::Registers,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
     /// Pages for its tables, taken while no lock is held.
@@ -181,6 +184,7 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         control: unsafe { &*control },
         el1: El1Regs::default(),
         fp: FpRegs::ZERO,
+        features: features::Registers::RESET,
         lrs: LrSet::new(world::list_registers()),
         tables: Cache::new(),
         parked: Parked::default(),
@@ -282,6 +286,7 @@ impl Vcpu {
             ..El1Regs::default()
         };
         self.fp = FpRegs::ZERO;
+        self.features = features::Registers::RESET;
         self.lrs = LrSet::new(world::list_registers());
     }
 }
