@@ -42,9 +42,7 @@ fn call(vcpu: &mut Vcpu) -> *mut Vcpu {
 #[inline(never)]
 fn touch(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
     match Touch::decode(esr, hw::far_el2(), hw::hpfar_el2()) {
-        Some(touch)
-            if touch.ipa.raw() < RAM_BASE && !passthrough::claims(vcpu.vm(), touch.ipa) =>
-        {
+        Some(touch) if touch.ipa.raw() < RAM_BASE && !passthrough::claims(vcpu.vm(), touch.ipa) => {
             mmio::access(vcpu, touch.ipa, touch.access, touch.write);
             schedule::leave(vcpu)
         }

@@ -69,7 +69,10 @@ fn every_data_abort_syndrome_is_what_the_manual_says() {
         if plain {
             let touch = Touch::decode(esr, FAR, HPFAR).expect("the address is one");
             assert_eq!(expected.ipa, Some(touch.ipa));
-            assert_eq!((expected.write, expected.access), (touch.write, Some(touch.access)));
+            assert_eq!(
+                (expected.write, expected.access),
+                (touch.write, Some(touch.access))
+            );
         }
     }
 }
