@@ -364,6 +364,10 @@ pub struct HostInfo {
     pub vms: u32,
     /// VMs that can exist.
     pub vms_max: u32,
+    /// Which features the cores have: for each the bit of [`VM_CPU_FLAGS`] that hides it.
+    pub cpu_features: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod cpu_features;
 pub mod device;
 pub mod event;
 pub mod host;
@@ -28,6 +29,7 @@ pub mod vm;
 /// The OpenAPI 3.1 document of the API, as `GET /openapi.json` serves it.
 pub const OPENAPI_JSON: &str = include_str!("../openapi.json");
 
+pub use cpu_features::CpuFeatures;
 pub use device::{
     Device, DeviceAction, DeviceData, DeviceFaults, DeviceList, DeviceProfile, DeviceRequest,
     DeviceSpec, DeviceState,

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_features::CpuFeatures;
 use crate::device::DeviceSpec;
 
 /// Where a VM is in its life.
@@ -91,6 +92,9 @@ pub struct VmSpec {
     /// PCI functions of the machine that it has while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpec>,
+    /// Features of the CPU that it is to have, or not to have.
+    #[serde(default, skip_serializing_if = "CpuFeatures::is_empty")]
+    pub cpu_features: CpuFeatures,
 }
 
 const fn one() -> u32 {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer};
-use skete_client::api::{Boot, DeviceSpec, VmSpec};
+use skete_client::api::{Boot, CpuFeatures, DeviceSpec, VmSpec};
 use skete_client::{Error, size};
 
 /// A file that defines a VM. A key that is not known is an error.
@@ -24,6 +24,30 @@ pub(crate) struct SpecFile {
     /// PCI functions of the machine that it has.
     #[serde(default)]
     pub(crate) devices: Vec<DeviceSpec>,
+    /// Features of the CPU, such as `sve = false`.
+    #[serde(default)]
+    pub(crate) cpu_features: FeaturesFile,
+}
+
+/// Features of the CPU. Left out: as the machine has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FeaturesFile {
+    /// The Scalable Vector Extension.
+    pub(crate) sve: Option<bool>,
+    /// Pointer authentication.
+    pub(crate) pauth: Option<bool>,
+    /// Performance monitors.
+    pub(crate) pmu: Option<bool>,
+}
+
+impl FeaturesFile {
+    /// Takes over what `other` says.
+    pub(crate) fn add(&mut self, other: &CpuFeatures) {
+        self.sve = other.sve.or(self.sve);
+        self.pauth = other.pauth.or(self.pauth);
+        self.pmu = other.pmu.or(self.pmu);
+    }
 }
 
 /// What a VM boots. Images may be written `image:NAME`.
@@ -77,6 +101,11 @@ impl SpecFile {
                 cmdline: self.boot.cmdline.unwrap_or_default(),
             },
             devices: self.devices,
+            cpu_features: CpuFeatures {
+                sve: self.cpu_features.sve,
+                pauth: self.cpu_features.pauth,
+                pmu: self.cpu_features.pmu,
+            },
         }
     }
 }

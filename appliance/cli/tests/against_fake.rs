@@ -284,6 +284,41 @@ fn a_vm_is_defined_by_a_file_and_the_command_line_comes_before_it() {
         (&vm["name"], &vm["spec"]["cpus"]),
         (&"two".into(), &3.into())
     );
+    let file = skete.file(
+        "features.toml",
+        b"[boot]\nflat = \"flat\"\n[cpu_features]\npmu = false\nsve = false\n",
+    );
+    let args = [
+        "vm",
+        "create",
+        "three",
+        "-f",
+        &file,
+        "--cpu-features",
+        "pmu=on",
+    ];
+    let vm = skete.json(&args);
+    assert_eq!(vm["spec"]["cpu_features"]["pmu"], true);
+    assert_eq!(vm["spec"]["cpu_features"]["sve"], false);
+    let show = skete.ok(&["vm", "show", "three"]);
+    assert!(show.contains("sve=off,pmu=on"), "{show}");
+    for (value, why) in [
+        ("sme=on", "'sme'"),
+        ("pmu", "NAME=on"),
+        ("pmu=maybe", "NAME=on"),
+    ] {
+        let args = [
+            "vm",
+            "create",
+            "x",
+            "--flat",
+            "flat",
+            "--cpu-features",
+            value,
+        ];
+        let said = skete.fails(2, &args);
+        assert!(said.contains(why), "{said}");
+    }
     let bad = skete.file("bad.toml", b"cpus = 2\nmemroy = \"128MiB\"\n");
     let why = skete.fails(1, &["vm", "create", "x", "-f", &bad]);
     assert!(why.contains("bad.toml") && why.contains("memroy"), "{why}");

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use api::{
-    Device, DeviceRequest, DeviceSpec, ImageKind, Memory, MemoryAction, MemoryKind, MemoryPolicy,
-    MemoryScan, PowerAction,
+    CpuFeatures, Device, DeviceRequest, DeviceSpec, ImageKind, Memory, MemoryAction, MemoryKind,
+    MemoryPolicy, MemoryScan, PowerAction,
 };
 
 /// An image in the backend's store.
@@ -38,6 +38,8 @@ pub struct HostFacts {
     pub cores: u32,
     /// MIDR_EL1 of the boot core.
     pub midr: u64,
+    /// Which features the cores have.
+    pub cpu_features: CpuFeatures,
     /// VMs that exist in core.
     pub vms: u32,
     /// VMs that can exist in core.
@@ -63,6 +65,8 @@ pub struct RunPlan {
     pub cmdline: String,
     /// PCI functions.
     pub devices: Vec<DeviceSpec>,
+    /// Features of the CPU: those that it has, as far as the machine has them.
+    pub cpu_features: CpuFeatures,
 }
 
 /// Where a run is.

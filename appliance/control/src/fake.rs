@@ -9,9 +9,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
-    MemoryAction, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
-    RunId, RunPlan, RunState,
+    Backend, BackendError, CpuFeatures, Device, DeviceError, DeviceRequest, HostFacts, ImageId,
+    Memory, MemoryAction, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction,
+    RunCounters, RunId, RunPlan, RunState,
 };
 
 /// An image in the fake store.
@@ -91,6 +91,12 @@ impl Default for FakeBackend {
                 granted_bytes: 0,
                 cores: 4,
                 midr: 0x410f_d083,
+                // A Cortex-A72.
+                cpu_features: CpuFeatures {
+                    sve: Some(false),
+                    pauth: Some(false),
+                    pmu: Some(true),
+                },
                 vms: 0,
                 vms_max: 64,
             },

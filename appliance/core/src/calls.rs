@@ -18,7 +18,9 @@ use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
-use crate::{guest_fault, hw, memory_calls, passthrough, per_cpu, place, root, schedule, timer};
+use crate::{
+    features, guest_fault, hw, memory_calls, passthrough, per_cpu, place, root, schedule, timer,
+};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -333,6 +335,8 @@ fn host_info(root: &Vm, out: u64) -> Result<(), Status> {
         uptime_ns: timer::nanoseconds(hw::cntpct()),
         vms: guest::count(),
         vms_max: VMS_MAX as u32,
+        cpu_features: features::machine_flags(),
+        reserved: 0,
     };
     write_out(root, out, &info)
 }

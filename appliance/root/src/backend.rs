@@ -11,11 +11,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
+    Backend, BackendError, CpuFeatures, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
     MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId, RunPlan,
     RunState,
 };
-use guest_abi::core_call::{CoreCall, HostInfo, Status};
+use guest_abi::core_call::{CoreCall, HostInfo, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE};
 use rand_chacha::ChaCha20Rng;
 
 use crate::frames::Scratch;
@@ -95,6 +95,11 @@ impl Backend for Machine {
             granted_bytes: info.granted_bytes,
             cores: boot::root_boot().cores,
             midr: boot::root_boot().midr,
+            cpu_features: CpuFeatures {
+                sve: Some(info.cpu_features & VM_NO_SVE != 0),
+                pauth: Some(info.cpu_features & VM_NO_PAUTH != 0),
+                pmu: Some(info.cpu_features & VM_NO_PMU != 0),
+            },
             vms: info.vms,
             vms_max: info.vms_max,
         }

@@ -144,6 +144,8 @@ pub fn action(register: Register, direction: Direction, quirks: Quirks) -> Actio
 fn kind(register: Register, quirks: Quirks) -> Kind {
     let has = |feature| quirks.features.has(feature);
     match register.fields() {
+        // First, since it is the way of every IPI.
+        (3, 0, 12, 11, op2) => sgi(op2),
         _ if debug::is_kept(register) => Kind::Of(Action::Debug),
         (1, op1, crn, crm, op2) => instruction(op1, crn, crm, op2),
         (2, op1, crn, crm, op2) => debug_registers(op1, crn, crm, op2),
@@ -157,7 +159,6 @@ fn kind(register: Register, quirks: Quirks) -> Kind {
         (3, 1, 0, 0, 7) => Kind::ReadOnly(0),
         // ACTLR_EL1 (HCR_EL2.TACR): implementation-defined, and nothing here.
         (3, 0, 1, 0, 1) => Kind::Zero,
-        (3, 0, 12, 11, op2) => sgi(op2),
         // ICC_SRE_EL1, trapped if ICC_SRE_EL2.Enable is clear: system registers only.
         (3, 0, 12, 12, 5) => Kind::Fixed(0b111),
         _ if pmu::is_register(register) && has(Feature::Pmu) => Kind::Of(Action::Pmu),

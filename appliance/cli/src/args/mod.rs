@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use skete_client::api::ImageKind;
+use skete_client::api::{CpuFeatures, ImageKind};
 use skete_client::size;
 
 /// Manages virtual machines on a Skete appliance.
@@ -192,6 +192,10 @@ pub(crate) struct CreateArgs {
     /// RAM, such as 512MiB or 2GiB [default: 256MiB].
     #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) memory: Option<u64>,
+    /// Features of the CPU that the VM must have, or must not: sve, pauth, pmu. Those left out
+    /// it has if the machine has them.
+    #[arg(long, value_name = "NAME=on|off,…", value_parser = cpu_features)]
+    pub(crate) cpu_features: Option<CpuFeatures>,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +243,22 @@ impl From<Kind> for ImageKind {
             Kind::Elf => Self::Elf,
         }
     }
+}
+
+fn cpu_features(text: &str) -> Result<CpuFeatures, String> {
+    let mut features = CpuFeatures::default();
+    for word in text.split(',') {
+        let (name, on) = match word.split_once('=') {
+            Some((name, "on" | "true")) => (name, true),
+            Some((name, "off" | "false")) => (name, false),
+            _ => return Err(format!("'{word}' is not NAME=on or NAME=off")),
+        };
+        if !features.set(name, on) {
+            let names = CpuFeatures::NAMES.join(", ");
+            return Err(format!("there is no feature '{name}'; there are {names}"));
+        }
+    }
+    Ok(features)
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -309,6 +309,7 @@ impl Server {
                 granted_bytes: host.granted_bytes,
                 cores: host.cores,
                 cpu: cpu::describe(host.midr),
+                cpu_features: host.cpu_features,
                 vms: host.vms,
                 vms_max: host.vms_max,
             },

@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use api::limits::{CMDLINE_MAX, CPUS_MAX, CPUS_MIN, MEMORY_MIN_BYTES, MEMORY_STEP_BYTES, VMS_MAX};
 use api::{
-    Action, Code, EventType, ImageKind, LastError, Problem, Vm, VmList, VmSpec, VmState, VmStatus,
+    Action, Code, CpuFeatures, EventType, ImageKind, LastError, Problem, Vm, VmList, VmSpec,
+    VmState, VmStatus,
 };
 
 use super::Server;
@@ -328,6 +329,7 @@ impl Server {
             );
         }
         problem = check_devices(&spec.devices, problem);
+        problem = check_cpu_features(&spec.cpu_features, &backend.host().cpu_features, problem);
         for (image, kind, pointer) in boot_images(spec) {
             problem = self.image_for(image, kind, pointer, problem);
         }
@@ -348,7 +350,7 @@ impl Server {
     }
 
     /// Resolves what a start needs.
-    pub(super) fn vm_plan(&self, name: &str) -> Result<RunPlan, Problem> {
+    pub(super) fn vm_plan(&self, name: &str, machine: &CpuFeatures) -> Result<RunPlan, Problem> {
         let vm = self.vm(name)?;
         let mut found = Vec::new();
         for (image, kind, pointer) in boot_images(&vm.spec) {
@@ -394,6 +396,7 @@ impl Server {
                 .find_map(|(id, kind)| (*kind == ImageKind::Initrd).then_some(*id)),
             cmdline: vm.spec.boot.cmdline.clone(),
             devices: vm.spec.devices.clone(),
+            cpu_features: vm.spec.cpu_features.on(machine),
         })
     }
 
@@ -477,6 +480,23 @@ impl Server {
             (Action::Reset, _) => busy("reset"),
         }
     }
+}
+
+/// What is asked for has to be there.
+fn check_cpu_features(
+    wanted: &CpuFeatures,
+    machine: &CpuFeatures,
+    mut problem: Problem,
+) -> Problem {
+    for ((name, wanted), (_, there)) in wanted.named().into_iter().zip(machine.named()) {
+        if wanted == Some(true) && there != Some(true) {
+            problem = problem.field(
+                format!("/cpu_features/{name}"),
+                format!("the machine's cores have no {name}; leave it out, or say false"),
+            );
+        }
+    }
+    problem
 }
 
 /// Checks `If-Match` and `If-None-Match` (RFC 9110, 13.1).

@@ -83,16 +83,23 @@ pub(crate) fn init_cpu(cpu: &PerCpu) {
     }
 }
 
+/// The flags that hide features.
+const FLAGS: [(u32, Feature); 3] = [
+    (VM_NO_SVE, Feature::Sve),
+    (VM_NO_PAUTH, Feature::Pauth),
+    (VM_NO_PMU, Feature::Pmu),
+];
+
 /// Returns what a VM has that was created with these flags.
 pub(crate) fn of(flags: u32) -> Set {
-    [
-        (VM_NO_SVE, Feature::Sve),
-        (VM_NO_PAUTH, Feature::Pauth),
-        (VM_NO_PMU, Feature::Pmu),
-    ]
-    .into_iter()
-    .filter(|(flag, _)| flags & flag != 0)
-    .fold(machine(), |set, (_, feature)| set.without(feature))
+    let hidden = FLAGS.into_iter().filter(|(flag, _)| flags & flag != 0);
+    hidden.fold(machine(), |set, (_, feature)| set.without(feature))
+}
+
+/// Returns the flags that would hide what the machine has.
+pub(crate) fn machine_flags() -> u32 {
+    let there = FLAGS.into_iter().filter(|(_, f)| machine().has(*f));
+    there.fold(0, |flags, (flag, _)| flags | flag)
 }
 
 /// Sets this core's traps for a vCPU that uses `live`.

@@ -5,7 +5,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use control::backend::{BackendError, ImageId, ImageKind, RunCounters, RunPlan, RunState};
-use guest_abi::core_call::{CoreCall, EXIT_CLASSES, Status, VmConfig, VmInfo, VmState};
+use guest_abi::core_call::{
+    CoreCall, EXIT_CLASSES, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE, VmConfig, VmInfo, VmState,
+};
 use loader::{Gunzip, GunzipError, HEAD_BYTES, Kind, Plan, Tree};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
@@ -488,6 +490,7 @@ fn write_tree(
         cmdline: &plan.cmdline,
         initrd,
         pci: !plan.devices.is_empty(),
+        pmu: plan.cpu_features.pmu == Some(true),
         seed,
     }
     .write()
@@ -521,10 +524,19 @@ fn config(plan: &RunPlan) -> VmConfig {
     for (to, from) in name.iter_mut().take(63).zip(plan.name.bytes()) {
         *to = from;
     }
+    let features = &plan.cpu_features;
+    let flags = [
+        (features.sve, VM_NO_SVE),
+        (features.pauth, VM_NO_PAUTH),
+        (features.pmu, VM_NO_PMU),
+    ]
+    .into_iter()
+    .filter(|(has, _)| *has == Some(false))
+    .fold(0, |flags, (_, flag)| flags | flag);
     VmConfig {
         ram_bytes: plan.memory_bytes,
         vcpus: plan.cpus,
-        flags: 0,
+        flags,
         name,
     }
 }
