@@ -39,6 +39,10 @@ pub enum CoreCall {
     /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
     /// must be among them. At any time: it leaves any other at once.
     VcpuAffinity = CoreCall::id(0x19),
+    /// `(vm, vcpu, iss) -> ()`: makes a virtual SError pending in a vCPU of a VM that runs, with
+    /// this syndrome where the cores have FEAT_RAS. It stays pending until the guest takes it; a
+    /// second one before that is none.
+    VcpuSerror = CoreCall::id(0x1a),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -107,7 +111,7 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -120,6 +124,7 @@ impl CoreCall {
         Self::VmConsole,
         Self::VmShare,
         Self::VcpuAffinity,
+        Self::VcpuSerror,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -389,6 +394,7 @@ mod tests {
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
         assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
         assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
+        assert_eq!(CoreCall::VcpuSerror as u32, 0xc600_801a);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);

@@ -47,6 +47,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
         CoreCall::VmShare => share(a, b, c).map(|()| [0; 2]),
         CoreCall::VcpuAffinity => affinity(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuSerror => serror(a, b, c).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
         CoreCall::VmMemory
         | CoreCall::VmMemoryPolicy
@@ -217,7 +218,7 @@ fn start(handle: u64) -> Result<(), Status> {
     if !vm.change_state(VmState::Built, VmState::Running) {
         return Err(Status::BadState);
     }
-    schedule::power_on(vcpu, pc, x0);
+    schedule::power_on(vcpu, pc, x0).map_err(|_| Status::BadState)?;
     Ok(())
 }
 
@@ -320,6 +321,17 @@ fn console(handle: u64) -> Result<(), Status> {
     let high = vm.serial.lock().poll(vm.shared());
     let kick = vm.vgic.lock().set_level(0, map::UART_INTID, high);
     schedule::deliver(vm, kick);
+    Ok(())
+}
+
+fn serror(handle: u64, index: u64, syndrome: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    if vm.state() != VmState::Running {
+        return Err(Status::BadState);
+    }
+    let index = usize::try_from(index).map_err(|_| Status::Invalid)?;
+    let vcpu = vm.vcpu(index).ok_or(Status::Invalid)?;
+    features::serror::ask(vcpu, syndrome);
     Ok(())
 }
 

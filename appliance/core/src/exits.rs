@@ -66,7 +66,7 @@ fn other(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
             vcpu.count(ExitClass::Sysreg);
             sysreg::access(vcpu, register, rt, write);
         }
-        Exit::Wait { kind, .. } => {
+        Exit::Wait { kind, register } => {
             vcpu.count(ExitClass::Wait);
             skip(vcpu);
             match kind {
@@ -74,10 +74,14 @@ fn other(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
                     guest_memory::drain(vcpu);
                     schedule::block(vcpu);
                 }
-                // A wait with a deadline, or for an event, may end at any time: the others
-                // of this core get their turn, and it looks again.
+                // A wait for an event may end at any time: the others of this core get their
+                // turn, and it looks again.
                 Wait::Wfe | Wait::Wfet => schedule::yield_by_spinner(vcpu),
-                Wait::Wfit => schedule::yield_now(),
+                Wait::Wfit => {
+                    guest_memory::drain(vcpu);
+                    let count = vcpu.reg(register);
+                    schedule::block_until(vcpu, count);
+                }
             }
         }
         Exit::Smc { .. } => {

@@ -46,6 +46,7 @@ readers! {
     esr_el2 = "esr_el2";
     far_el2 = "far_el2";
     hpfar_el2 = "hpfar_el2";
+    hcr_el2 = "hcr_el2";
     mpidr_el1 = "mpidr_el1";
     midr_el1 = "midr_el1";
     tpidr_el2 = "tpidr_el2";
@@ -92,6 +93,7 @@ writers! {
     set_cntv_ctl = "cntv_ctl_el0";
     set_cntp_ctl = "cntp_ctl_el0";
     set_vpidr_el2 = "vpidr_el2";
+    set_vsesr_el2 = "s3_4_c5_c2_3";
     set_elr_el1 = "elr_el1";
     set_spsr_el1 = "spsr_el1";
     set_esr_el1 = "esr_el1";

@@ -1,6 +1,7 @@
 //! Trapped system registers: the table is `vcpu::sysreg`, this carries out what it says.
 
 use ::vcpu::Register;
+use ::vcpu::errata;
 use ::vcpu::ids::IdReg;
 use ::vcpu::sysreg::{self, Action, Direction, Quirks};
 
@@ -20,7 +21,7 @@ pub(crate) fn read_id(reg: IdReg) -> u64 {
         IdReg::Dfr0 => hw::id_aa64dfr0(),
         IdReg::Isar0 => hw::id_aa64isar0(),
         IdReg::Isar1 => hw::id_aa64isar1(),
-        IdReg::Isar2 => hw::id_aa64isar2(),
+        IdReg::Isar2 => errata::isar2(hw::midr_el1(), hw::id_aa64isar2()),
         IdReg::Mmfr0 => hw::id_aa64mmfr0(),
         IdReg::Mmfr1 => hw::id_aa64mmfr1(),
         IdReg::Mmfr2 => hw::id_aa64mmfr2(),

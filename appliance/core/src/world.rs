@@ -25,6 +25,8 @@ static MIDR: AtomicU64 = AtomicU64::new(0);
 
 /// HCR_EL2.TWE: WFE leaves the guest. WFI always does, so that its time is known.
 const TWE: u64 = 1 << 14;
+/// HCR_EL2.VSE: a virtual SError is pending.
+const VSE: u64 = 1 << 8;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
@@ -124,18 +126,46 @@ fn set_cptr(cpu: &PerCpu, value: u64) {
     }
 }
 
+/// Returns HCR_EL2 as it is: of a virtual SError that was pending hardware clears the bit when
+/// the guest takes it.
+fn hcr(cpu: &PerCpu) -> u64 {
+    let known = cpu.hcr.load(Ordering::Relaxed);
+    if known & VSE == 0 {
+        return known;
+    }
+    let now = hw::hcr_el2();
+    cpu.hcr.store(now, Ordering::Relaxed);
+    now
+}
+
+/// Makes a virtual SError pending on this core, or not.
+pub(crate) fn set_virtual_serror(cpu: &PerCpu, pending: bool) {
+    let old = hcr(cpu);
+    set_hcr(cpu, if pending { old | VSE } else { old & !VSE });
+}
+
+/// Returns whether a virtual SError is pending on this core.
+pub(crate) fn has_virtual_serror(cpu: &PerCpu) -> bool {
+    hcr(cpu) & VSE != 0
+}
+
+/// Returns whether the cores have FEAT_RAS, and with it syndromes of virtual SErrors.
+pub(crate) fn has_ras() -> bool {
+    hw::id_aa64pfr0() >> 28 & 0xf != 0
+}
+
 /// Opens the traps that `open` names on this core, and no others of those that can open.
 pub(crate) fn set_traps(cpu: &PerCpu, open: Open) {
     const EVERY: Open = Open::of(Set::ALL);
-    let hcr = cpu.hcr.load(Ordering::Relaxed) & !EVERY.hcr_set;
-    set_hcr(cpu, hcr | open.hcr_set);
+    let old = hcr(cpu) & !EVERY.hcr_set;
+    set_hcr(cpu, old | open.hcr_set);
     let cptr = cpu.cptr.load(Ordering::Relaxed) | EVERY.cptr_clear;
     set_cptr(cpu, cptr & !open.cptr_clear);
 }
 
 /// Lets WFE wait in the guest when nobody else wants the core, or not.
 pub(crate) fn trap_waits(cpu: &PerCpu, trap: bool) {
-    let old = cpu.hcr.load(Ordering::Relaxed);
+    let old = hcr(cpu);
     set_hcr(cpu, if trap { old | TWE } else { old & !TWE });
 }
 
@@ -217,7 +247,7 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::set_cntp_ctl(0);
     hw::set_ich_hcr(0);
     hw::clrex();
-    features::save(vcpu);
+    features::save(cpu, vcpu);
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);

@@ -8,6 +8,8 @@
 //! values: core reads and writes the registers.
 #![no_std]
 
+pub mod context;
+pub mod errata;
 pub mod exit;
 pub mod features;
 pub mod ids;

@@ -116,6 +116,13 @@ fn qemus_max_with_all_that_a_guest_can_have_shows_this_besides() {
 }
 
 #[test]
+fn wfxt_is_not_told_of_where_its_traps_say_wfi() {
+    // QEMU's `max`, and a core of Arm's that has it.
+    assert_eq!(vcpu::errata::isar2(0x000f_0510, 0x11_0012), 0x11_0010);
+    assert_eq!(vcpu::errata::isar2(0x410f_d840, 0x11_0012), 0x11_0012);
+}
+
+#[test]
 fn a_neoverse_n1_shows_this() {
     let ids = GuestIds::new(neoverse_n1, 5, Set::NONE);
     for (register, shown) in [

@@ -3,7 +3,8 @@
 //! The same image runs under plain QEMU, whose answers are the oracle wherever Skete
 //! promises no more than the architecture. Where it promises more, `on_skete` asks.
 //!
-//! Boot arguments: `rounds=N` for the tests that repeat, `seed=N` for those that draw, and
+//! Boot arguments: `rounds=N` for the tests that repeat, `seed=N` for those that draw,
+//! `serror=1` if somebody makes SErrors pending, and
 //! `c1list=1` to print every system register that reads.
 #![no_std]
 #![no_main]
@@ -17,12 +18,14 @@ mod pauth;
 mod pmu;
 mod psci_tests;
 mod reset;
+mod serror;
 mod sgis;
 mod state;
 mod sve;
 mod syndromeless;
 mod sysregs;
 mod timers;
+mod waits;
 
 use payload::{el1_test, machine, mmu, println, psci, test};
 
@@ -48,6 +51,7 @@ fn main() -> ! {
         el1_test!("c1_identification_cannot_be_written", sysregs::write_ids),
         el1_test!("c2_what_is_hidden_is_undefined", hidden::undefined),
         el1_test!("c2_what_must_be_hidden_is", hidden::policy),
+        el1_test!("c4_list_is_complete", state::list_is_complete),
         el1_test!("c4_registers_survive_exits", state::registers),
         el1_test!("c4_fp_survives_exits", state::fp),
         el1_test!("c4_keys_survive_exits", pauth::keys),
@@ -60,6 +64,7 @@ fn main() -> ! {
         el1_test!("c5_os_lock", debug::os_lock),
         el1_test!("c5_nothing_at_el2", debug::nothing_at_el2),
         el1_test!("c5_values_are_kept", debug::values_are_kept),
+        el1_test!("c10_an_serror_is_taken_once", serror::taken_once),
         el1_test!("c6_cycles_are_counted", pmu::counts),
         el1_test!("c6_exits_do_not_count", pmu::exits_do_not_count),
         el1_test!("c6_software_increments", pmu::software_increments),
@@ -106,6 +111,7 @@ fn main() -> ! {
         el1_test!("timer_level_shows_as_pending", timers::level),
         el1_test!("timer_edges", timers::edges),
         el1_test!("timers_are_independent", timers::independent),
+        el1_test!("s1_waits_keep_their_deadlines", waits::deadlines),
         el1_test!("counter_goes_forward", timers::forward),
         el1_test!("c6_overflow_interrupts", pmu::interrupts),
         el1_test!("c5_watchpoints_mmu_on", debug::watchpoints),

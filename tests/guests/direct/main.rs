@@ -5,7 +5,8 @@
 //! each (128), `repeat=` times one after the other (1), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
-//! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time. A line of the guest in VM n begins with `vm<n>| `.
+//! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `serror=N`
+//! makes N SErrors pending in vCPU 0 of each, one after the other. A line of the guest in VM n begins with `vm<n>| `.
 #![no_std]
 #![no_main]
 
@@ -37,6 +38,7 @@ struct Orders {
     device: Option<device::Order>,
     resets: u64,
     pin: bool,
+    serrors: u64,
 }
 
 fn main() -> ! {
@@ -59,6 +61,7 @@ fn main() -> ! {
         device: word("device").and_then(device::Order::read),
         resets: number("resets", 0),
         pin: number("pin", 0) != 0,
+        serrors: number("serror", 0),
     };
     gic::init_distributor();
     gic::init_cpu();
@@ -88,6 +91,7 @@ fn run_once(orders: &Orders) {
         .device
         .map(|order| device::Watch::new(order, orders.resets));
     let mut pin = pin::Pin::new();
+    let mut serrors = orders.serrors;
     while vms.iter().any(Option::is_some) {
         let mut news = false;
         if orders.pin {
@@ -95,6 +99,10 @@ fn run_once(orders: &Orders) {
         }
         if let Some(watch) = &mut watch {
             watch.look();
+        }
+        if serrors > 0 {
+            serrors -= 1;
+            vms.iter().flatten().for_each(|vm| vm.serror(serrors));
         }
         for place in &mut vms {
             if let Some(vm) = place {

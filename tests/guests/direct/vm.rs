@@ -85,6 +85,13 @@ impl Vm {
         }
     }
 
+    /// Makes an SError pending in vCPU 0, with this syndrome.
+    pub(crate) fn serror(&self, syndrome: u64) {
+        if let Err(status) = calls::call(CoreCall::VcpuSerror, [self.handle, 0, syndrome, 0]) {
+            println!("DIRECT vm{} VcpuSerror: {status:?}", self.n);
+        }
+    }
+
     /// Prints what the guest has printed; returns whether it has.
     pub(crate) fn console(&mut self) -> bool {
         self.console.drain(self.handle)

@@ -128,6 +128,7 @@ registers! {
     MAIR_EL1 = 3 0 10 2 0;
     AMAIR_EL1 = 3 0 10 3 0;
     VBAR_EL1 = 3 0 12 0 0;
+    ISR_EL1 = 3 0 12 1 0;
     ICC_RPR_EL1 = 3 0 12 11 3;
     ICC_SGI1R_EL1 = 3 0 12 11 5;
     ICC_IAR1_EL1 = 3 0 12 12 0;

@@ -62,7 +62,8 @@ pub(crate) fn guests() -> Result<()> {
     for name in ["memory_root", "linux_root"] {
         bare_root(name, &carried)?;
     }
-    Ok(())
+    let conformance = [("SKETE_DIRECT_GUEST", paths::payload("conformance"))];
+    bare_root("direct", &conformance)
 }
 
 /// Builds target/NAME.img: core, and the guest `name` as its root, which carries some files.

@@ -19,6 +19,7 @@ mod mutants;
 mod run;
 mod setup;
 mod shell;
+mod stack;
 mod symbols;
 mod test;
 mod toolchain;
@@ -71,6 +72,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How deep the EL2 stack can get, from the program that was built; fails above half of it
+    Stack,
     /// A Linux shell in a VM of Skete's, from nothing
     Demo {
         #[command(flatten)]
@@ -128,6 +131,7 @@ fn obey(command: Command) -> Result<()> {
         Command::Test { filter, long } => test::everything(filter.as_deref(), long),
         Command::Mutants { shard, package } => mutants::hunt(&package, &shard),
         Command::Bench { json } => bench::bench(json),
+        Command::Stack => stack::check(),
         Command::Demo { machine, check } => demo::demo(&machine, check),
         Command::Run(machine) => run::run(&machine),
         Command::Debug(machine) => debug::debug(&machine),

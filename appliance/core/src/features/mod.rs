@@ -7,6 +7,7 @@
 mod debug;
 mod pauth;
 mod pmu;
+pub(crate) mod serror;
 mod sve;
 
 use core::sync::atomic::Ordering;
@@ -41,6 +42,8 @@ pub(crate) struct Registers {
     pmu: Pmu,
     /// The core's counters hold `pmu`.
     counting: bool,
+    /// A virtual SError that it has not taken yet, as far as core knows; see [`serror`].
+    abort: u64,
 }
 
 impl Registers {
@@ -52,6 +55,7 @@ impl Registers {
         debug: Debug::RESET,
         pmu: Pmu::RESET,
         counting: false,
+        abort: 0,
     };
 }
 
@@ -124,6 +128,9 @@ pub(crate) fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     if own.pmu.is_live() {
         pmu::load(own);
     }
+    if own.abort != 0 {
+        serror::load(cpu, own);
+    }
 }
 
 #[inline(never)]
@@ -142,8 +149,11 @@ fn load_live(vcpu: &mut Vcpu) {
 }
 
 /// Takes what `vcpu` has from this core, which it leaves.
-pub(crate) fn save(vcpu: &mut Vcpu) {
+pub(crate) fn save(cpu: &PerCpu, vcpu: &mut Vcpu) {
     let own = &mut vcpu.features;
+    if own.abort != 0 {
+        serror::save(cpu, own);
+    }
     if own.counting {
         pmu::stop(own);
         pmu::tell(vcpu);

@@ -6,6 +6,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
+use ::vcpu::power::Switch;
 use ::vcpu::reset;
 use arch::Pa;
 use gmap::Cache;
@@ -108,6 +109,8 @@ pub(crate) struct VcpuControl {
     pub(crate) deadline_at: AtomicUsize,
     /// Its age (`sched::Entity`) while it is in no queue.
     pub(crate) age: AtomicU64,
+    /// Whether it is on, for those that switch it on.
+    pub(crate) power: Switch<AtomicU8>,
     /// Where it is to start: PC and x0, from when that is asked for until it happens.
     pub(crate) start: Mutex<Option<(u64, u64)>>,
     run: AtomicU8,
@@ -122,6 +125,8 @@ pub(crate) struct VcpuControl {
     /// Counter value at which it is to be woken though no timer of its own asks for it; 0 for
     /// never.
     pub(crate) wake_at: AtomicU64,
+    /// An SError that somebody asked for: see `features::serror`.
+    pub(crate) abort: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -165,6 +170,7 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         last_on: AtomicUsize::new(NOWHERE),
         deadline_at: AtomicUsize::new(NOWHERE),
         age: AtomicU64::new(0),
+        power: Switch::new(),
         start: Mutex::new(None),
         run: AtomicU8::new(Run::Off as u8),
         attention: AtomicBool::new(false),
@@ -172,6 +178,7 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         turns: Mutex::new(Turns::new()),
         released: guest_memory::Released::new(),
         wake_at: AtomicU64::new(0),
+        abort: AtomicU64::new(0),
         private: AtomicPtr::new(private),
     };
     // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.

@@ -20,6 +20,7 @@ macro_rules! on_both_cpus {
 }
 
 mod bare;
+mod beside;
 mod common;
 mod devices;
 mod dma;
