@@ -105,6 +105,25 @@ impl Lpis {
         self.priority.get(usize::from(lpi)).copied().unwrap_or(0)
     }
 
+    /// Leads what would pend on `vcpu` if it were not taken, in whichever vCPU's list registers it
+    /// is and of which `which` holds, to `to`; returns the vCPUs that have it, a bit each.
+    fn redirect(&mut self, vcpu: usize, mut which: impl FnMut(u16) -> bool, to: Option<u8>) -> u8 {
+        let from = u8::try_from(vcpu).ok();
+        let (mut own, mut holders) = (1u8, 0u8);
+        for r in &mut self.redistributors {
+            if r.out != 0 {
+                for lent in r.lent() {
+                    if lent.to == from && which(lent.lpi) {
+                        lent.to = to;
+                        holders |= own;
+                    }
+                }
+            }
+            own = own.wrapping_shl(1);
+        }
+        holders
+    }
+
     /// Takes `lpi` of `vcpu` for list register `n`.
     pub(crate) fn lend(&mut self, vcpu: usize, lpi: u16, n: u32) -> Lr {
         let lr = Lr::new(intid(lpi), self.priority_of(lpi)).group1().pend();
@@ -158,22 +177,12 @@ impl Redistributor {
     /// Returns what is in the list registers, and will pend somewhere if it was not taken.
     fn lent(&mut self) -> impl Iterator<Item = &mut Lent> {
         let out = self.out;
-        self.lent
-            .iter_mut()
-            .enumerate()
-            .filter(move |(n, lent)| {
-                let n = u32::try_from(*n).unwrap_or(u32::MAX);
-                lent.to.is_some() && out.checked_shr(n).is_some_and(|out| out & 1 != 0)
+        let listed = self.lent.iter_mut().zip(0..);
+        listed
+            .filter(move |(lent, n)| {
+                lent.to.is_some() && out.checked_shr(*n).is_some_and(|out| out & 1 != 0)
             })
-            .map(|(_, lent)| lent)
-    }
-
-    /// Returns `lpi` where it is in a list register.
-    fn lent_as(&mut self, lpi: u16) -> Option<&mut Lent> {
-        if self.out == 0 {
-            return None;
-        }
-        self.lent().find(|lent| lent.lpi == lpi)
+            .map(|(lent, _)| lent)
     }
 }
 
@@ -257,14 +266,13 @@ impl Vgic {
         if !r.set(lpi) {
             return Kick::NONE;
         }
-        // In a list register it may have been taken already: only a fold tells.
-        let unknown = r.lent_as(lpi).is_some();
+        // If it is in a list register, too, only a fold tells whether it has been taken there.
         let (word, bit) = place(lpi);
         let signalled = self
             .lpis
             .as_ref()
             .is_some_and(|lpis| lpis.signalled(vcpu, word) & bit != 0);
-        let news = unknown || signalled && self.groups.one != 0;
+        let news = signalled && self.groups.one != 0;
         self.update_lpis(vcpu) | self.kick(if news { mask(vcpu) } else { 0 })
     }
 
@@ -274,8 +282,15 @@ impl Vgic {
             return Kick::NONE;
         };
         r.clear(lpi);
-        let out = r.lent_as(lpi).map(|lent| lent.to = None).is_some();
-        self.update_lpis(vcpu) | self.kick(if out { mask(vcpu) } else { 0 })
+        let holders = self.redirect(vcpu, |other| other == lpi, None);
+        self.update_lpis(vcpu) | self.kick(holders)
+    }
+
+    /// As [`Lpis::redirect`].
+    fn redirect(&mut self, vcpu: usize, which: impl Fn(u16) -> bool, to: Option<usize>) -> u8 {
+        let to = to.and_then(|to| u8::try_from(to).ok());
+        let lpis = self.lpis.as_mut();
+        lpis.map_or(0, |lpis| lpis.redirect(vcpu, which, to))
     }
 
     /// Moves the pending state of `lpi` from one vCPU to another.
@@ -287,15 +302,8 @@ impl Vgic {
             return Kick::NONE;
         };
         let moved = r.clear(lpi);
-        let out = match r.lent_as(lpi) {
-            Some(lent) => {
-                lent.to = u8::try_from(to).ok();
-                true
-            }
-            None => false,
-        };
-        let mut kick = self.kick(if out { mask(from) } else { 0 });
-        kick |= self.update_lpis(from);
+        let holders = self.redirect(from, |other| other == lpi, Some(to));
+        let mut kick = self.kick(holders) | self.update_lpis(from);
         if moved {
             kick |= self.pend_lpi(to, lpi);
         }
@@ -313,21 +321,19 @@ impl Vgic {
         };
         let (pending, summary) = (r.pending, r.summary);
         (r.pending, r.summary) = ([0; WORDS], 0);
-        let out = r.out != 0;
-        for lent in r.lent() {
-            lent.to = u8::try_from(to).ok();
-        }
+        let holders = self.redirect(from, |_| true, Some(to));
         if let Some(r) = self.redistributor(to).filter(|_| on) {
             for (word, more) in r.pending.iter_mut().zip(pending) {
                 *word |= more;
             }
             r.summary |= summary;
         }
-        let mut kick = self.kick(if out { mask(from) } else { 0 });
-        kick |= self.update_lpis(from);
-        kick |= self.update_lpis(to);
-        // What it waits for already may be in a list register of its own.
-        kick | self.kick(if on && summary != 0 { mask(to) } else { 0 })
+        let mut kick = self.kick(holders) | self.update_lpis(from) | self.update_lpis(to);
+        if on && summary != 0 {
+            // It may have LPIs waiting already, and these are more urgent.
+            kick |= self.kick(mask(to));
+        }
+        kick
     }
 
     /// Takes over the configuration byte of `lpi`.
@@ -355,7 +361,7 @@ impl Vgic {
                 break;
             };
             let pends = r.pending.get(index(word)).is_some_and(|w| w & own != 0);
-            if pends || r.lent_as(lpi).is_some() {
+            if pends || r.lent().any(|lent| lent.lpi == lpi) {
                 kick |= self.update_lpis(vcpu) | self.kick(mask(vcpu));
             }
         }
@@ -385,22 +391,26 @@ impl Vgic {
     }
 
     /// Switches the LPIs of `vcpu` off; returns those that pend. Fold it first: what is still in
-    /// a list register counts as pending.
+    /// a list register, its own or another's, counts as pending.
     pub(crate) fn switch_lpis_off(&mut self, vcpu: usize) -> ([u32; WORDS], Kick) {
         let Some(r) = self.redistributor(vcpu) else {
             return ([0; WORDS], Kick::NONE);
         };
         r.on = false;
         let mut pending = r.pending;
-        for lent in r.lent() {
-            let (word, mask) = place(lent.lpi);
-            if let Some(word) = pending.get_mut(index(word)) {
-                *word |= mask;
-            }
-            lent.to = None;
-        }
         (r.pending, r.summary) = ([0; WORDS], 0);
-        let kick = self.update_lpis(vcpu) | self.kick(mask(vcpu));
+        let mut holders = mask(vcpu);
+        if let Some(lpis) = self.lpis.as_mut() {
+            let note = |lpi| {
+                let (word, own) = place(lpi);
+                if let Some(word) = pending.get_mut(index(word)) {
+                    *word |= own;
+                }
+                true
+            };
+            holders |= lpis.redirect(vcpu, note, None);
+        }
+        let kick = self.update_lpis(vcpu) | self.kick(holders);
         (pending, kick)
     }
 

@@ -14,12 +14,14 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 25] = [
+const KEYS: [(&str, &str, Option<u64>); 27] = [
     ("hypercall", "insns", Some(300)),
     ("gic_read", "insns", Some(450)),
     ("uart_read", "insns", Some(450)),
     ("unclaimed_read", "insns", None),
     ("ipi", "insns", Some(1500)),
+    ("lpi", "insns", Some(2000)),
+    ("lpi_self", "insns", Some(2000)),
     ("timer_latency", "insns", Some(1500)),
     ("ready_insns", "insns", Some(40_000_000)),
     ("guest_boot_insns", "insns", None),
@@ -41,6 +43,9 @@ const KEYS: [(&str, &str, Option<u64>); 25] = [
     ("mem_age_gib_2m", "insns", None),
     ("mem_age_gib_2m_tlbi", "ops", None),
 ];
+
+/// A PCI function to give to a VM; what it does does not matter.
+const DEVICE: &str = "0000:00:04.0";
 
 /// Emulation without threads is slow.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -77,6 +82,8 @@ fn measure(cpu: Cpu) -> Result<Results> {
     board.counted = true;
     // Waiting for a DHCP server would count the time of this machine, not of the appliance.
     board.append = "ip=10.0.2.15/24,10.0.2.2".to_owned();
+    let device = ["-device", "edu,addr=4"].map(str::to_owned);
+    board.more.extend(device);
     let logs = paths::logs(&format!("bench-{cpu}"));
     let mut skete = Appliance::start(board, &run::token()?, &logs, PATIENCE)?;
     let control = skete.control();
@@ -95,7 +102,12 @@ fn measure(cpu: Cpu) -> Result<Results> {
         part("core_bytes")? + part("root_bytes")? + part("granted_bytes")?,
     );
 
-    for (key, value) in operations(&control)? {
+    for (key, value) in operations(&control, "bench", &json!([]))? {
+        keep(&key, value);
+    }
+    // A VM with a device has an ITS, and measures what comes through it.
+    let device = json!([{ "pci": DEVICE }]);
+    for (key, value) in operations(&control, "messages", &device)? {
         keep(&key, value);
     }
     let (boot, overhead) = linux(&control)?;
@@ -122,13 +134,16 @@ fn memory(cpu: Cpu) -> Result<Vec<(String, u64)>> {
 }
 
 /// What the bare-metal bench guest measures from within.
-fn operations(control: &Control) -> Result<Vec<(String, u64)>> {
+fn operations(control: &Control, name: &str, devices: &Value) -> Result<Vec<(String, u64)>> {
     let image = fs::read(paths::payload("bench"))?;
-    control.push("bench", "flat", &image)?;
-    control.define("bench", 2, 64 << 20, &json!({ "flat": "bench" }))?;
-    control.start("bench")?;
-    let log = control.wait_for_console("bench", "BENCH done", PATIENCE)?;
-    control.wait_for_state("bench", "stopped", PATIENCE)?;
+    control.push(name, "flat", &image)?;
+    let spec = json!({
+        "cpus": 2, "memory_bytes": 64 << 20, "boot": { "flat": name }, "devices": devices,
+    });
+    control.json(&format!("PUT /v1/vms/{name}"), &spec)?;
+    control.start(name)?;
+    let log = control.wait_for_console(name, "BENCH done", PATIENCE)?;
+    control.wait_for_state(name, "stopped", PATIENCE)?;
     Ok(bench_lines(&log))
 }
 

@@ -150,7 +150,7 @@ impl ItsSpec {
 
     fn drop_device(&mut self, device: u64) {
         if let Some((bits, first)) = self.devices.remove(&device) {
-            let units = ((1 << bits) + 15) / 16;
+            let units = (1_usize << bits).div_ceil(16);
             self.units[first..first + units].fill(false);
             self.events.retain(|(d, _), _| *d != device);
         }
@@ -173,7 +173,7 @@ impl ItsSpec {
                 if !valid {
                     return;
                 }
-                let units = ((1usize << bits) + 15) / 16;
+                let units = (1_usize << bits).div_ceil(16);
                 let free = (0..128 / units)
                     .map(|n| n * units)
                     .find(|first| !self.units[*first..*first + units].contains(&true));
@@ -235,11 +235,7 @@ impl ItsSpec {
                 }
             }
             // INVALL
-            0x0d => {
-                if self.collections.contains_key(&icid) {
-                    self.load_all();
-                }
-            }
+            0x0d if self.collections.contains_key(&icid) => self.load_all(),
             // INT
             0x03 => {
                 if let Some((id, v)) = self.translate(device, event) {

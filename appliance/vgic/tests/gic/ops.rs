@@ -189,7 +189,8 @@ impl Rng {
     /// An operation that only a VM with an ITS knows.
     pub(crate) fn its_op(&mut self, vcpus: usize) -> Op {
         let v = self.below(vcpus as u64) as usize;
-        match self.below(64) {
+        match self.below(65) {
+            64 => Op::DistWrite(0, 4, self.pick(&[0, 1, 2, 3, 3, 3])),
             0..30 => Op::Command(self.command(vcpus)),
             30..46 => {
                 let (device, event) = self.event();
