@@ -25,7 +25,7 @@ const VCPUS: usize = VCPUS_MAX as usize;
 /// How long each round lasts, in nanoseconds.
 const ROUND_NS: u64 = 200_000_000;
 /// Rounds: without the hint, with it, and so on.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 /// Steps of work inside the lock and outside: some 1,200 instructions and 2,400.
 const INSIDE: u64 = 10;
 const OUTSIDE: u64 = 20;

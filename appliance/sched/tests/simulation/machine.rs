@@ -19,6 +19,9 @@ pub(crate) enum Life {
     Bursts { run: u64, wait: u64 },
     /// It runs so long, then gives its core up and goes on.
     Yields { run: u64 },
+    /// It runs so long, then lends the rest of its turn to another of its VM, as who spins for
+    /// a lock does.
+    Lends { run: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +135,7 @@ impl Machine {
             .collect();
         let left = match life {
             Life::Busy => u64::MAX,
-            Life::Bursts { run, .. } | Life::Yields { run } => run,
+            Life::Bursts { run, .. } | Life::Yields { run } | Life::Lends { run } => run,
         };
         self.world.vcpus.push(Vcpu {
             vm,
@@ -334,6 +337,13 @@ impl Machine {
             Life::Busy => vcpu.left = u64::MAX,
             Life::Yields { run } => {
                 vcpu.left = run;
+                self.resched[core] = Some(Why::Yield);
+            }
+            Life::Lends { run } => {
+                vcpu.left = run;
+                let vm = vcpu.vm;
+                let sibling = |id: u16| self.world.vcpus[usize::from(id)].vm == vm;
+                self.queues[core].favour(sibling);
                 self.resched[core] = Some(Why::Yield);
             }
             Life::Bursts { run, wait } => {

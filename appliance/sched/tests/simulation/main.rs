@@ -2,6 +2,8 @@
 //! get, worked out from weights alone.
 #![expect(
     clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a test that panics has failed, which is what is meant"
@@ -139,10 +141,13 @@ fn nobody_starves_and_no_limit_is_passed_whatever_they_do() {
             };
             let vm = machine.add_vm(50 + random.below(400) as u32, percent);
             for _ in 0..=random.below(3) {
-                let life = match random.below(4) {
+                let life = match random.below(5) {
                     0 => Life::Bursts {
                         run: 10 + random.below(5_000),
                         wait: 100 + random.below(30_000),
+                    },
+                    4 => Life::Lends {
+                        run: 5 + random.below(3_000),
                     },
                     1 => Life::Yields {
                         run: 5 + random.below(500),
@@ -217,6 +222,32 @@ fn what_a_vm_gets_does_not_depend_on_how_many_vcpus_it_has() {
     machine.run_until(7 * HZ);
     for share in got(&machine, &before, 6 * HZ) {
         assert!((share - 1.0 / 3.0).abs() < 0.02, "{share}");
+    }
+}
+
+/// Turns that a VM's vCPUs lend one another are the VM's own: others have neither more nor less.
+#[test]
+fn what_a_vm_gets_does_not_depend_on_turns_lent_within_it() {
+    for lent in [20, 300, 2_000, 7_000] {
+        let mut machine = Machine::new(1);
+        let lender = machine.add_vm(100, 0);
+        for _ in 0..4 {
+            machine.add_vcpu(lender, Life::Lends { run: lent }, u32::MAX, false);
+        }
+        for weight in [100, 200] {
+            let vm = machine.add_vm(weight, 0);
+            machine.add_vcpu(vm, Life::Busy, u32::MAX, false);
+        }
+        machine.run_until(HZ);
+        let before = ran(&machine);
+        machine.run_until(11 * HZ);
+        let got = got(&machine, &before, 10 * HZ);
+        for (share, ideal) in got.iter().zip([0.25, 0.25, 0.5]) {
+            assert!((share - ideal).abs() < ideal * 0.02, "{lent}: {got:?}");
+        }
+        let ran: Vec<u64> = ran(&machine).into_iter().take(4).collect();
+        let (least, most) = (ran.iter().min().unwrap(), ran.iter().max().unwrap());
+        assert!(*most < *least * 2, "{lent}: the lenders ran {ran:?}");
     }
 }
 
