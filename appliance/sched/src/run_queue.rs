@@ -131,7 +131,9 @@ impl<const N: usize> RunQueue<N> {
     /// [`Full`] if there is no room.
     pub fn wake(&mut self, entity: Entity, now: u64, facts: &impl Facts) -> Result<bool, Full> {
         self.raise_floor(now, facts);
-        let age = entity.age.max(self.floor.saturating_sub(self.tuning.lag));
+        // It may go to any core that it is allowed on: where they had most, it would wait least.
+        let floor = self.floor.max(facts.floor(entity.id));
+        let age = entity.age.max(floor.saturating_sub(self.tuning.lag));
         let entity = Entity { age, ..entity };
         self.push(entity)?;
         let Some(running) = self.running else {
@@ -291,6 +293,23 @@ impl<const N: usize> RunQueue<N> {
         let waiting = self.waiting().iter().filter(|e| e.held_until <= now);
         let running = self.running.map(|r| self.age_at(&r, now, facts));
         waiting.map(|e| e.age).chain(running).min()
+    }
+
+    /// Lets the running vCPU be no further behind `waiting`, which waits elsewhere and could run
+    /// here, than [`Tuning::owed`]: it had this core, and more than that it could not have.
+    pub(crate) fn catch_up(&mut self, waiting: &Entity, now: u64, facts: &impl Facts) {
+        // By so much do those that wait differ because they run whole turns.
+        let turns = facts
+            .rate(waiting.id)
+            .age(self.tuning.slice.saturating_mul(2));
+        let least = waiting
+            .age
+            .saturating_sub(turns.saturating_add(self.tuning.owed));
+        if let Some(mut running) = self.running {
+            let behind = least.saturating_sub(self.age_at(&running, now, facts));
+            running.entity.age = running.entity.age.saturating_add(behind);
+            self.running = Some(running);
+        }
     }
 
     /// Brings the floor of a core that was idle up to that of one that was not.
