@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 28] = [
+const KEYS: [(&str, &str, Option<u64>); 37] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -28,6 +28,15 @@ const KEYS: [(&str, &str, Option<u64>); 28] = [
     ("guest_boot_insns", "insns", None),
     ("idle_bytes", "bytes", Some(64 << 20)),
     ("vm_bytes", "bytes", Some(256 << 10)),
+    ("lock_1x_plain", "ns", None),
+    ("lock_1x_hint", "ns", None),
+    ("lock_1x_ratio", "per mille", Some(1_010)),
+    ("lock_2x_plain", "ns", None),
+    ("lock_2x_hint", "ns", None),
+    ("lock_2x_ratio", "per mille", Some(640)),
+    ("lock_4x_plain", "ns", None),
+    ("lock_4x_hint", "ns", None),
+    ("lock_4x_ratio", "per mille", Some(640)),
     ("mem_populate_2m", "insns", None),
     ("mem_populate_4k", "insns", None),
     ("mem_touch", "insns", None),
@@ -118,6 +127,11 @@ fn measure(cpu: Cpu) -> Result<Results> {
     for (key, value) in memory(cpu)? {
         results.insert(key, json!(value));
     }
+    for times in [1, 2, 4] {
+        for (key, value) in lock(cpu, times)? {
+            results.insert(key, json!(value));
+        }
+    }
     Ok(results)
 }
 
@@ -132,6 +146,39 @@ fn memory(cpu: Cpu) -> Result<Vec<(String, u64)>> {
     machine.serial().wait_for("BENCH done", 0, PATIENCE)?;
     machine.wait_for_end(PATIENCE)?;
     Ok(bench_lines(&machine.serial().text()))
+}
+
+/// What a contended lock costs with `times` as many vCPUs as cores, without the preempt hint
+/// and with it, and what the second is of the first (`tests/guests/lock`).
+fn lock(cpu: Cpu, times: u32) -> Result<Vec<(String, u64)>> {
+    let mut board = Board::new(cpu, paths::bare_root("direct"));
+    board.counted = true;
+    let vcpus = board.smp * times;
+    board.append = format!("guest=lock vcpus={vcpus} mib=64");
+    let logs = paths::logs(&format!("bench-lock-{times}x-{cpu}"));
+    let mut machine = Machine::start(&board, &logs)?;
+    machine.serial().wait_for("DIRECT done", 0, PATIENCE)?;
+    machine.wait_for_end(PATIENCE)?;
+    lock_results(&machine.serial().text(), times)
+}
+
+fn lock_results(log: &str, times: u32) -> Result<Vec<(String, u64)>> {
+    let lines = bench_lines(&log.replace("vm0| ", ""));
+    let find = |wanted: &str| {
+        let found = lines.iter().find(|(key, _)| key == wanted);
+        found.map(|(_, value)| *value)
+    };
+    let (plain, hint) = find("lock_plain")
+        .zip(find("lock_hint"))
+        .filter(|_| log.contains("BENCH done"))
+        .with_context(|| format!("the guest measured no lock:\n{log}"))?;
+    let ratio = (hint * 1000).checked_div(plain).unwrap_or(u64::MAX);
+    let key = |what| format!("lock_{times}x_{what}");
+    Ok(vec![
+        (key("plain"), plain),
+        (key("hint"), hint),
+        (key("ratio"), ratio),
+    ])
 }
 
 /// What the bare-metal bench guest measures from within.
@@ -255,6 +302,15 @@ mod tests {
         );
         let line = "x\nskete: control port answering at 1234 ns\n";
         assert_eq!(ready_line(line).expect("is there"), 1234);
+    }
+
+    #[test]
+    fn a_lock_s_results_are_compared() {
+        let log = "vm0| BENCH lock_plain 2000\r\nvm0| BENCH lock_hint 1000\r\nvm0| BENCH done\r\n";
+        let results = lock_results(log, 4).expect("are there");
+        assert_eq!(results.last(), Some(&("lock_4x_ratio".to_owned(), 500)));
+        let two_were_inside = log.replace("BENCH done", "FAIL");
+        assert!(lock_results(&two_were_inside, 4).is_err());
     }
 
     #[test]
