@@ -234,20 +234,27 @@ pub const VM_NO_PV_TIME: u32 = 1 << 0;
 /// [`VmConfig::flags`]: the VM has no preempt hint.
 pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
 /// Every flag there is.
-pub const VM_FLAGS: u32 =
-    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS | VM_CPU_FLAGS;
+pub const VM_FLAGS: u32 = VM_NO_PV_TIME
+    | VM_NO_PREEMPT_HINT
+    | VM_NO_PAGE_STATES
+    | VM_NO_STORAGE_KEYS
+    | VM_ITS
+    | VM_CPU_FLAGS;
 /// In [`VmConfig::flags`]: the guest has no SVE, whatever the machine has.
-pub const VM_NO_SVE: u32 = 1 << 4;
+pub const VM_NO_SVE: u32 = 1 << 8;
 /// In [`VmConfig::flags`]: the guest has no pointer authentication.
-pub const VM_NO_PAUTH: u32 = 1 << 5;
+pub const VM_NO_PAUTH: u32 = 1 << 9;
 /// In [`VmConfig::flags`]: the guest has no performance monitors.
-pub const VM_NO_PMU: u32 = 1 << 6;
+pub const VM_NO_PMU: u32 = 1 << 10;
 /// Every flag that hides a feature of the CPU. Without it a guest has what the machine has.
 pub const VM_CPU_FLAGS: u32 = VM_NO_SVE | VM_NO_PAUTH | VM_NO_PMU;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::page_state`].
 pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
 pub const VM_NO_STORAGE_KEYS: u32 = 1 << 3;
+
+/// In [`VmConfig::flags`]: the guest has an ITS. One with devices needs it for their messages.
+pub const VM_ITS: u32 = 1 << 4;
 
 /// What a VM is to be. Reserved bytes are zero.
 #[derive(Clone, Copy, Debug)]

@@ -11,9 +11,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, CpuFeatures, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
-    MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId, RunPlan,
-    RunState,
+    Backend, BackendError, CpuFeatures, Device, DeviceError, DeviceRequest, HostFacts, ImageId,
+    Memory, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId,
+    RunPlan, RunState,
 };
 use guest_abi::core_call::{CoreCall, HostInfo, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE};
 use rand_chacha::ChaCha20Rng;

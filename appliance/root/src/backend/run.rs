@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use control::backend::{BackendError, ImageId, ImageKind, RunCounters, RunPlan, RunState};
 use guest_abi::core_call::{
-    CoreCall, EXIT_CLASSES, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE, VmConfig, VmInfo, VmState,
+    CoreCall, EXIT_CLASSES, Status, VM_ITS, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE, VmConfig, VmInfo,
+    VmState,
 };
 use loader::{Gunzip, GunzipError, HEAD_BYTES, Kind, Plan, Tree};
 use rand_chacha::ChaCha20Rng;
@@ -533,6 +534,8 @@ fn config(plan: &RunPlan) -> VmConfig {
     .into_iter()
     .filter(|(has, _)| *has == Some(false))
     .fold(0, |flags, (_, flag)| flags | flag);
+    // The messages of devices.
+    let flags = flags | if plan.devices.is_empty() { 0 } else { VM_ITS };
     VmConfig {
         ram_bytes: plan.memory_bytes,
         vcpus: plan.cpus,
