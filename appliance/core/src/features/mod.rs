@@ -128,8 +128,9 @@ pub(crate) fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     if own.pmu.is_live() {
         pmu::load(own);
     }
-    if own.abort != 0 {
-        serror::load(cpu, own);
+    let asked = serror::asked(vcpu);
+    if vcpu.features.abort != 0 || asked {
+        serror::load(cpu, vcpu);
     }
 }
 

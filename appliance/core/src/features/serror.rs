@@ -23,13 +23,16 @@ pub(crate) fn ask(vcpu: &VcpuControl, syndrome: u64) {
     schedule::wake(vcpu);
 }
 
+/// Returns whether somebody asked for one and it is not pending yet.
+pub(super) fn asked(vcpu: &VcpuControl) -> bool {
+    vcpu.abort.load(Ordering::Acquire) != 0
+}
+
 /// Makes what was asked for pending in the loaded `vcpu`.
 pub(crate) fn attend(vcpu: &mut Vcpu) {
-    if vcpu.abort.load(Ordering::Relaxed) == 0 {
-        return;
+    if asked(vcpu) {
+        load(per_cpu::this(), vcpu);
     }
-    vcpu.features.abort = vcpu.abort.swap(0, Ordering::Acquire);
-    load(per_cpu::this(), &vcpu.features);
 }
 
 /// Returns whether `vcpu`, which is loaded, has one to take: WFI then does not wait.
@@ -37,8 +40,13 @@ pub(crate) fn is_pending(vcpu: &Vcpu) -> bool {
     vcpu.features.abort != 0 && world::has_virtual_serror(per_cpu::this())
 }
 
-/// Puts a pending one into this core, or none.
-pub(super) fn load(cpu: &PerCpu, own: &Registers) {
+/// Puts the one that is asked for, or that was pending when `vcpu` left a core, into this core.
+/// Whoever asks while it is being loaded is seen here or by its attention.
+pub(super) fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
+    if asked(vcpu) {
+        vcpu.features.abort = vcpu.abort.swap(0, Ordering::Acquire);
+    }
+    let own = &vcpu.features;
     if own.abort != 0 && world::has_ras() {
         hw::set_vsesr_el2(own.abort & ISS);
     }
