@@ -62,7 +62,11 @@ pub(crate) fn identification() -> TestResult {
     // INTIDs of 14 bits at least.
     expect!(mem::read32(GICD_BASE + gic::GICD_TYPER) >> 19 & 31 >= 13);
     for n in 0..machine::cpus() {
-        expect_eq!(mem::read64(gic::redistributor(n) + 8) & 1, 1, "PLPIS of {n}");
+        expect_eq!(
+            mem::read64(gic::redistributor(n) + 8) & 1,
+            1,
+            "PLPIS of {n}"
+        );
     }
     Ok(())
 }
@@ -287,7 +291,12 @@ pub(crate) fn random() -> TestResult {
                 _ => {
                     let code = dice >> 16 & 15;
                     let second = number(0x8002_0000_0000);
-                    its::command([device << 32 | code, second & !7 | event, number(1 << 52) | icid, dice]);
+                    its::command([
+                        device << 32 | code,
+                        second & !7 | event,
+                        number(1 << 52) | icid,
+                        dice,
+                    ]);
                 }
             }
         }
