@@ -3,8 +3,8 @@
 //! Every function's frame is what its instructions take from SP; who calls whom is in its
 //! branches. A call through a pointer is not followed but bounded: it may lead to any function
 //! whose address is taken, and such calls nest [`NESTED`] deep (core's formatting: a line, a
-//! value in it, that value's writer). The bound is too large rather than too small, but for
-//! recursion, which is refused.
+//! value in it, that value's writer). The bound is too large rather than too small. Recursion is
+//! refused, but for what is known to end ([`RECURSIVE`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,6 +32,13 @@ const ENTRIES: [&str; 7] = [
 ];
 /// What ends core: it runs on what is left, or on a stack of its own, and never returns.
 const ENDS: [&str; 2] = ["panic", "rust_begin_unwind"];
+
+/// Functions that call themselves, and how deep at the most.
+const RECURSIVE: [(&str, u64); 2] = [
+    // The device tree, at boot: `boot_info::DEPTH_MAX`, and one that is deeper is refused.
+    ("boot_info4walk", 24),
+    ("3fdt4node", 24),
+];
 
 /// A function as its instructions show it.
 #[derive(Debug, Default)]
@@ -75,6 +82,8 @@ struct Program {
     functions: BTreeMap<u64, Function>,
     /// Functions whose address is taken.
     taken: BTreeSet<u64>,
+    /// Where each name is: functions that are alike share one address.
+    names: BTreeMap<String, u64>,
 }
 
 /// Bytes below a function, and the names on the way.
@@ -83,14 +92,18 @@ type Depth = (u64, Vec<String>);
 impl Program {
     fn read(file: &[u8]) -> Result<Self> {
         let elf = object::File::parse(file).context("core is no ELF file")?;
-        let mut spans = BTreeMap::new();
+        let (mut spans, mut names) = (BTreeMap::new(), BTreeMap::new());
         for symbol in elf.symbols().filter(|s| s.kind() == SymbolKind::Text) {
             let name = symbol.name().unwrap_or("?");
             if symbol.size() > 0 && !name.starts_with('$') {
                 spans.insert(symbol.address(), (symbol.size(), name.to_owned()));
+                names.insert(name.to_owned(), symbol.address());
             }
         }
-        let mut program = Self::default();
+        let mut program = Self {
+            names,
+            ..Self::default()
+        };
         let mut words = BTreeSet::new();
         for section in elf.sections() {
             let data = section.data().unwrap_or_default();
@@ -118,16 +131,19 @@ impl Program {
         if let Some(relocations) = elf.dynamic_relocations() {
             words.extend(relocations.map(|(_, r)| r.addend().cast_unsigned()));
         }
-        let taken = words
-            .into_iter()
-            .filter(|w| program.functions.contains_key(w));
-        program.taken = taken.collect();
+        // The vectors and boot enter by branches, whatever else has their address.
+        let entries: Vec<u64> = ENTRIES
+            .iter()
+            .filter_map(|name| program.find(name))
+            .collect();
+        let is_taken = |w: &u64| program.functions.contains_key(w) && !entries.contains(w);
+        let taken = words.into_iter().filter(is_taken).collect();
+        program.taken = taken;
         Ok(program)
     }
 
     fn find(&self, name: &str) -> Option<u64> {
-        let mut all = self.functions.iter();
-        all.find(|(_, f)| f.name == name).map(|(at, _)| *at)
+        self.names.get(name).copied()
     }
 
     /// The deepest stack from the function at `at` on.
@@ -172,7 +188,18 @@ impl Program {
         if ENDS.iter().any(|end| is_end(&end)) {
             return Ok((0, Vec::new()));
         }
-        ensure!(!path.contains(&at), "{} calls itself", function.name);
+        if path.contains(&at) {
+            let known = RECURSIVE
+                .iter()
+                .find(|(name, _)| function.name.contains(name));
+            let Some((_, times)) = known else {
+                bail!("{} calls itself", function.name);
+            };
+            // Once for each time but the one that is being counted, with all that lies between.
+            let between = path.iter().skip_while(|f| **f != at);
+            let frames = between.filter_map(|f| Some(self.functions.get(f)?.frame));
+            return Ok((frames.sum::<u64>() * (times - 1), vec!["…".to_owned()]));
+        }
         ensure!(
             !function.unknown,
             "{}: a frame of unknown size",
@@ -231,8 +258,8 @@ fn decode(address: u64, name: &str, code: impl Iterator<Item = u32>) -> (Functio
                 if let Some(known) = pages.get_mut(register) {
                     *known = page;
                 }
-                pointers.push(page);
             }
+            Instruction::Address(to) => pointers.push(to),
             Instruction::Add(register, imm) => {
                 let page = pages.get(register).copied().unwrap_or(0);
                 pointers.push(page.wrapping_add(imm));
@@ -251,8 +278,10 @@ enum Instruction {
     Call(u64),
     Branch(u64),
     CallPointer,
-    /// ADRP and ADR: register and address.
+    /// ADRP: register and page.
     Page(usize, u64),
+    /// ADR.
+    Address(u64),
     /// ADD (immediate): source register and immediate.
     Add(usize, u64),
     Other,
@@ -312,7 +341,7 @@ impl Instruction {
             return Self::Page(register(0), page);
         }
         if word & 0x9f00_0000 == 0x1000_0000 {
-            return Self::Page(register(0), pc.wrapping_add(imm21));
+            return Self::Address(pc.wrapping_add(imm21));
         }
         if word & 0xffc0_0000 == 0x9100_0000 {
             return Self::Add(register(5), field(10, 12));
@@ -327,7 +356,9 @@ mod tests {
 
     #[test]
     fn instructions_are_those_of_the_manual() {
-        use Instruction::{Add, Branch, Call, CallPointer, Other, Page, Takes, TakesUnknown};
+        use Instruction::{
+            Add, Address, Branch, Call, CallPointer, Other, Page, Takes, TakesUnknown,
+        };
         for (word, expected) in [
             (0xd101_03ff, Takes(64)),       // sub sp, sp, #64
             (0xd140_07ff, Takes(4096)),     // sub sp, sp, #1, lsl #12
@@ -344,7 +375,7 @@ mod tests {
             (0xd63f_0100, CallPointer),     // blr x8
             (0xd61f_0100, Other),           // br x8
             (0xb000_0008, Page(8, 0x2000)), // adrp x8, .+0x1000
-            (0x1000_0040, Page(0, 0x1008)), // adr x0, .+8
+            (0x1000_0040, Address(0x1008)), // adr x0, .+8
             (0xd65f_03c0, Other),           // ret
         ] {
             assert_eq!(Instruction::decode(0x1000, word), expected, "{word:#x}");
@@ -365,6 +396,7 @@ mod tests {
         Program {
             functions: functions.collect(),
             taken: taken.iter().copied().collect(),
+            names: BTreeMap::new(),
         }
     }
 
