@@ -39,6 +39,8 @@ pub enum CoreCall {
     /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
     /// must be among them. At any time: it leaves any other at once.
     VcpuAffinity = CoreCall::id(0x19),
+    /// `(vm, vcpu, out_pa) -> ()`: writes a [`crate::vcpu_info::VcpuInfo`].
+    VcpuInfo = CoreCall::id(0x1a),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -107,7 +109,7 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -120,6 +122,7 @@ impl CoreCall {
         Self::VmConsole,
         Self::VmShare,
         Self::VcpuAffinity,
+        Self::VcpuInfo,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -380,6 +383,7 @@ mod tests {
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
         assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
         assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
+        assert_eq!(CoreCall::VcpuInfo as u32, 0xc600_801a);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);

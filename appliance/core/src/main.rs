@@ -42,6 +42,7 @@ mod root;
 mod schedule;
 mod scrub;
 mod serial;
+mod share;
 mod stage2;
 mod sysreg;
 mod timer;

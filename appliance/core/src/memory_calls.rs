@@ -58,6 +58,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmConsole
         | CoreCall::VmShare
         | CoreCall::VcpuAffinity
+        | CoreCall::VcpuInfo
         | CoreCall::HostInfo
         | CoreCall::DeviceInfo
         | CoreCall::DeviceAssign
