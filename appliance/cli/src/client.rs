@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use api::{
-    Action, ActionRequest, Image, ImageKind, ImageList, ImageSpec, Memory, MemoryDone,
+    Action, ActionRequest, CpuChange, Image, ImageKind, ImageList, ImageSpec, Memory, MemoryDone,
     MemoryPolicy, MemoryRequest, Operation, OperationStatus, PowerAction, PowerRequest, Problem,
-    ServerInfo, Vm, VmList, VmSpec,
+    ServerInfo, Vm, VmCpu, VmList, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +33,24 @@ pub struct Client {
     agent: Agent,
     url: String,
     token: String,
+}
+
+/// When a console, or a log that is followed, is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When the VM has stopped; one that is stopped already is waited for until it has run.
+    Stopped,
+    /// When the VM is deleted.
+    Deleted,
+}
+
+impl Until {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Deleted => "deleted",
+        }
+    }
 }
 
 /// A VM's console output, as it comes.
@@ -238,6 +256,18 @@ impl Client {
         self.vm_action(name, Action::Stop, &mut |_, _| {})
     }
 
+    /// Returns a VM's share of the machine, where its vCPUs run and what they did.
+    pub fn cpu_get(&self, name: &str) -> Result<VmCpu, Error> {
+        self.get(&format!("{}/cpu", vm_path(name)?))
+    }
+
+    /// Changes a VM's share, or where its vCPUs may run; absent fields stay.
+    pub fn cpu_set(&self, name: &str, change: &CpuChange) -> Result<VmCpu, Error> {
+        let path = format!("{}/cpu", vm_path(name)?);
+        let mut response = self.json(Method::PATCH, &path, &[], change)?;
+        self.read(&mut response)
+    }
+
     /// Returns what the memory of a running VM is made of.
     pub fn memory_get(&self, name: &str) -> Result<Memory, Error> {
         self.get(&format!("{}/memory", vm_path(name)?))
@@ -306,10 +336,10 @@ impl Client {
             .map_err(|why| self.unreachable(why))
     }
 
-    /// Streams a VM's console output, beginning with what is remembered. It ends when the
-    /// VM is deleted.
-    pub fn console_follow(&self, name: &str) -> Result<Log, Error> {
-        let path = format!("{}/console/log?follow=true", vm_path(name)?);
+    /// Streams a VM's console output, beginning with what is remembered.
+    pub fn console_follow(&self, name: &str, until: Until) -> Result<Log, Error> {
+        let until = until.name();
+        let path = format!("{}/console/log?follow=true&until={until}", vm_path(name)?);
         let response = self.send(Method::GET, &path, &[], (), None)?;
         Ok(Log(response.into_body().into_reader()))
     }
@@ -323,8 +353,9 @@ impl Client {
     }
 
     /// Attaches to a VM's console. What is remembered of its output comes first.
-    pub fn console(&self, name: &str) -> Result<Console, Error> {
-        Console::connect(self, &format!("{}/console", vm_path(name)?))
+    pub fn console(&self, name: &str, until: Until) -> Result<Console, Error> {
+        let path = format!("{}/console?until={}", vm_path(name)?, until.name());
+        Console::connect(self, &path)
     }
 
     /// Streams events after number `since`, or from now on.

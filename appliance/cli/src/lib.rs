@@ -15,7 +15,7 @@ pub mod size;
 mod upload;
 
 pub use api;
-pub use client::{Client, Log};
+pub use client::{Client, Log, Until};
 pub use console::{Console, ConsoleWriter};
 pub use error::Error;
 pub use events::Events;

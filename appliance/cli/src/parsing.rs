@@ -20,8 +20,18 @@ const GLOBAL: [(&str, Option<&str>); 4] = [
     ("--quiet", None),
 ];
 
-const COMMANDS: [Row; 24] = [
+const COMMANDS: [Row; 28] = [
     ("host", &[]),
+    ("vm cpu show web", &[]),
+    (
+        "vm cpu set web",
+        &[
+            ("--weight", Some("200")),
+            ("--cpu-limit", Some("150%")),
+            ("--hide", Some("stolen-time,page-states")),
+        ],
+    ),
+    ("vm cpu pin web 0 0,2-3", &[]),
     ("vm memory show web", &[]),
     (
         "vm memory set web",
@@ -57,6 +67,10 @@ const COMMANDS: [Row; 24] = [
             ("--cmdline", Some("-x y=z")),
             ("--cpus", Some("2")),
             ("--memory", Some("512MiB")),
+            ("--weight", Some("1")),
+            ("--cpu-limit", Some("none")),
+            ("--pin", Some("0=1")),
+            ("--hide", Some("preempt-hint")),
         ],
     ),
     (
@@ -70,10 +84,11 @@ const COMMANDS: [Row; 24] = [
     ("vm start a", &[]),
     ("vm stop a", &[("--force", None)]),
     ("vm reset a", &[]),
+    ("vm restart a b", &[]),
     ("vm ls", &[]),
     ("vm show a", &[]),
     ("vm rm a", &[("--force", None)]),
-    ("console a", &[("--log", None)]),
+    ("console a", &[("--log", None), ("--keep", None)]),
     ("events", &[("--since", Some("3")), ("--no-follow", None)]),
     ("shutdown", &[("--reset", None)]),
 ];
@@ -173,6 +188,12 @@ fn a_wrong_value_is_reported_with_the_option() {
         ("vm create a --flat f", "--memory", "-1"),
         ("vm create a --flat f", "--memory", "99999999999999999999"),
         ("vm create a --flat f", "--memory", "99999999999GiB"),
+        ("vm cpu set a", "--weight", "0"),
+        ("vm cpu set a", "--weight", "10001"),
+        ("vm cpu set a", "--cpu-limit", "0"),
+        ("vm cpu set a", "--hide", "everything"),
+        ("vm create a --flat f", "--pin", "0"),
+        ("vm create a --flat f", "--pin", "x=1"),
         ("vm create a", "--kernel", "NOT_A_NAME"),
         ("vm create a", "--flat", ""),
         ("image push f", "--name", "-"),

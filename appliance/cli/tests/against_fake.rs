@@ -407,3 +407,65 @@ fn memory_is_shown_limited_scanned_and_taken_back() {
     skete.fails(4, &["vm", "memory", "states", "get", "a", "0x40000000"]);
     skete.fails(2, &["vm", "memory", "set", "a", "--largest-leaf", "8KiB"]);
 }
+
+#[test]
+fn a_vms_share_is_set_and_shown_and_its_vcpus_are_pinned() {
+    let skete = Appliance::new("cpu");
+    let file = skete.file("program.bin", b"a flat program");
+    skete.ok(&["image", "push", &file, "--name", "flat"]);
+    let spec = skete.file(
+        "web.toml",
+        b"name = \"web\"\ncpus = 2\n[boot]\nflat = \"flat\"\n[cpu]\nweight = 50\nlimit_percent = 150\n",
+    );
+    let made = skete.json(&[
+        "vm",
+        "create",
+        "-f",
+        &spec,
+        "--weight",
+        "200",
+        "--pin",
+        "1=0,2-3",
+        "--hide",
+        "stolen-time",
+    ]);
+    let expected = serde_json::json!({
+        "weight": 200, "limit_percent": 150,
+        "pins": [{"vcpu": 1, "cores": [0, 2, 3]}], "hide": ["stolen-time"],
+    });
+    assert_eq!(made["spec"]["cpu"], expected);
+    let shown = skete.ok(&["vm", "show", "web"]);
+    for line in [
+        "weight     200",
+        "cpu limit  150 % of one core",
+        "pinned     vCPU 1 to 0,2-3",
+        "hidden     stolen-time",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
+    }
+    skete.ok(&["vm", "start", "web"]);
+    let pinned = skete.ok(&["vm", "cpu", "pin", "web", "0", "1"]);
+    let first = pinned.lines().find(|line| line.starts_with("0 "));
+    let words: Vec<&str> = first.expect("a row").split_whitespace().collect();
+    assert_eq!(
+        words[..6],
+        ["0", "running", "1", "1", "1500", "ms"],
+        "{pinned}"
+    );
+    let set = skete.ok(&["vm", "cpu", "set", "web", "--cpu-limit", "none"]);
+    assert!(set.contains("limit   none"), "{set}");
+    let refused = skete.fails(1, &["vm", "cpu", "pin", "web", "0", "9"]);
+    assert!(
+        refused.contains("9 is not one of the machine's cores"),
+        "{refused}"
+    );
+    skete.fails(4, &["vm", "cpu", "set", "web", "--hide", "none"]);
+    assert_eq!(skete.ok(&["vm", "restart", "web"]), "web: running\n");
+    assert_eq!(skete.json(&["vm", "show", "web"])["status"]["starts"], 2);
+    skete.ok(&["vm", "stop", "web"]);
+    assert_eq!(skete.ok(&["vm", "restart", "web"]), "web: running\n");
+    skete.fails(2, &["vm", "cpu", "set", "web"]);
+    let wrong = skete.file("wrong.toml", b"[cpu]\nwheight = 1\n");
+    let why = skete.fails(1, &["vm", "create", "x", "-f", &wrong]);
+    assert!(why.contains("wheight"), "{why}");
+}

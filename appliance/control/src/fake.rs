@@ -9,9 +9,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
+    Backend, BackendError, CpuPlan, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
     MemoryAction, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
-    RunId, RunPlan, RunState,
+    RunId, RunPlan, RunState, VcpuCounters, VcpuState,
 };
 
 /// An image in the fake store.
@@ -263,6 +263,7 @@ impl Backend for FakeBackend {
             resident_bytes: 32 << 20,
             overhead_bytes: 128 << 10,
             run_ns: 1_500_000_000,
+            stolen_ns: 250_000_000,
             console_dropped_bytes: 0,
             exits: Vec::from([("fault", 16), ("uart", 4)]),
         }
@@ -295,6 +296,40 @@ impl Backend for FakeBackend {
             run.out.extend(taken);
         }
         room
+    }
+
+    /// The first vCPU runs on core 1, the others are off.
+    fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters> {
+        let Some(run) = self.runs.get(&id) else {
+            return Vec::new();
+        };
+        let busy = VcpuCounters {
+            state: VcpuState::Running,
+            core: 1,
+            run_ns: 1_500_000_000,
+            wait_ns: 2_000_000_000,
+            queue_ns: 200_000_000,
+            fault_ns: 50_000_000,
+            moves: 3,
+            exits: Vec::from([("fault", 16), ("uart", 4)]),
+            ..VcpuCounters::default()
+        };
+        let mut all = Vec::from([busy]);
+        all.resize(
+            usize::try_from(run.plan.cpus).unwrap_or(1),
+            VcpuCounters::default(),
+        );
+        all
+    }
+
+    fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError> {
+        let run = self.runs.get_mut(&id).ok_or(BackendError::Unknown)?;
+        let hide = core::mem::take(&mut run.plan.cpu.hide);
+        run.plan.cpu = CpuPlan {
+            hide,
+            ..plan.clone()
+        };
+        Ok(())
     }
 
     fn vm_memory(&self, id: RunId) -> Option<Memory> {

@@ -5,15 +5,16 @@ mod device;
 mod memory;
 mod run;
 mod store;
+mod vcpus;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
+    Backend, BackendError, CpuPlan, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
     MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId, RunPlan,
-    RunState,
+    RunState, VcpuCounters,
 };
 use guest_abi::core_call::{CoreCall, HostInfo, Status};
 use rand_chacha::ChaCha20Rng;
@@ -169,6 +170,17 @@ impl Backend for Machine {
 
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize {
         self.runs.get(&id).map_or(0, |run| run.console_write(input))
+    }
+
+    fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters> {
+        let run = self.runs.get(&id);
+        let found = run.and_then(|run| Some((run.vm()?, run.plan().cpus)));
+        found.map_or(Vec::new(), |(vm, count)| vcpus::counters(&self.scratch, vm, count))
+    }
+
+    fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError> {
+        let run = self.runs.get_mut(&id).ok_or(BackendError::Unknown)?;
+        run.set_cpu(plan).map_err(|status| self.refusal(status, 0))
     }
 
     fn vm_memory(&self, id: RunId) -> Option<Memory> {

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod cpu;
 pub(crate) mod memory;
 
 use std::path::PathBuf;
@@ -76,7 +77,7 @@ pub(crate) enum Command {
     Vm(VmCommand),
     /// List the virtual machines; the same as `vm ls`.
     Ls,
-    /// Attach to a VM's console. Ctrl-] detaches.
+    /// Attach to a VM's console, until the VM stops. Ctrl-] detaches.
     Console(ConsoleArgs),
     /// Print events as they happen.
     Events(EventsArgs),
@@ -141,6 +142,12 @@ pub(crate) enum VmCommand {
         #[arg(required = true, value_parser = name)]
         names: Vec<String>,
     },
+    /// Restart VMs: those that run are reset, the others started.
+    Restart {
+        /// Names of the VMs.
+        #[arg(required = true, value_parser = name)]
+        names: Vec<String>,
+    },
     /// List the VMs.
     Ls,
     /// Show a VM.
@@ -149,6 +156,9 @@ pub(crate) enum VmCommand {
         #[arg(value_parser = name)]
         name: String,
     },
+    /// Show and change the share of VMs' vCPUs, and where they run.
+    #[command(subcommand)]
+    Cpu(cpu::CpuCommand),
     /// Show, limit, scan and take back the memory of running VMs.
     #[command(subcommand)]
     Memory(memory::MemoryCommand),
@@ -192,6 +202,8 @@ pub(crate) struct CreateArgs {
     /// RAM, such as 512MiB or 2GiB [default: 256MiB].
     #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) memory: Option<u64>,
+    #[command(flatten)]
+    pub(crate) cpu: cpu::NewCpu,
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +214,9 @@ pub(crate) struct ConsoleArgs {
     /// Print what the console remembers, and type nothing.
     #[arg(short, long)]
     pub(crate) log: bool,
+    /// Stay when the VM stops, and until it is deleted.
+    #[arg(short, long)]
+    pub(crate) keep: bool,
     /// With --log: go on printing.
     #[arg(short, long, requires = "log")]
     pub(crate) follow: bool,
