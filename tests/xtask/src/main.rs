@@ -11,6 +11,7 @@ mod apt;
 mod bench;
 mod build;
 mod check;
+mod compiler;
 mod debug;
 mod demo;
 mod guest;
@@ -19,6 +20,7 @@ mod mutants;
 mod run;
 mod setup;
 mod shell;
+mod stress;
 mod symbols;
 mod test;
 mod toolchain;
@@ -64,6 +66,11 @@ enum Command {
         /// Package to seed them in
         #[arg(long, short, default_value = "skete-gmap")]
         package: String,
+    },
+    /// Wears core out: moves between cores, timer interrupts
+    Stress {
+        #[command(subcommand)]
+        what: stress::Stress,
     },
     /// What operations cost, in instructions; fails above the limits
     Bench {
@@ -111,7 +118,7 @@ impl MachineArgs {
 
 fn main() -> ExitCode {
     match obey(Line::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -119,17 +126,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn obey(command: Command) -> Result<()> {
+fn obey(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup => setup::everything(),
-        Command::Build => build::appliance(),
-        Command::Guest => guest::fetch(),
-        Command::Check => check::check(),
-        Command::Test { filter, long } => test::everything(filter.as_deref(), long),
-        Command::Mutants { shard, package } => mutants::hunt(&package, &shard),
-        Command::Bench { json } => bench::bench(json),
-        Command::Demo { machine, check } => demo::demo(&machine, check),
-        Command::Run(machine) => run::run(&machine),
-        Command::Debug(machine) => debug::debug(&machine),
+        Command::Setup => setup::everything()?,
+        Command::Build => build::appliance()?,
+        Command::Guest => guest::fetch()?,
+        Command::Check => check::check()?,
+        Command::Test { filter, long } => test::everything(filter.as_deref(), long)?,
+        Command::Mutants { shard, package } => mutants::hunt(&package, &shard)?,
+        Command::Stress { what } => return stress::stress(what),
+        Command::Bench { json } => bench::bench(json)?,
+        Command::Demo { machine, check } => demo::demo(&machine, check)?,
+        Command::Run(machine) => run::run(&machine)?,
+        Command::Debug(machine) => debug::debug(&machine)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

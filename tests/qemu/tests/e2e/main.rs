@@ -20,7 +20,9 @@ macro_rules! on_both_cpus {
 }
 
 mod bare;
+mod builds;
 mod common;
+mod cpu_api;
 mod devices;
 mod dma;
 mod hostile;
@@ -30,4 +32,6 @@ mod memory;
 mod memory_api;
 mod plain;
 mod refusals;
+mod storms;
+mod stress;
 mod turns;
