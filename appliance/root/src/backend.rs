@@ -175,7 +175,9 @@ impl Backend for Machine {
     fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters> {
         let run = self.runs.get(&id);
         let found = run.and_then(|run| Some((run.vm()?, run.plan().cpus)));
-        found.map_or(Vec::new(), |(vm, count)| vcpus::counters(&self.scratch, vm, count))
+        found.map_or(Vec::new(), |(vm, count)| {
+            vcpus::counters(&self.scratch, vm, count)
+        })
     }
 
     fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError> {
