@@ -14,13 +14,15 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 35] = [
+const KEYS: [(&str, &str, Option<u64>); 37] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
     ("unclaimed_read", "insns", Some(300)),
     ("sysreg_id_read", "insns", Some(300)),
     ("ipi", "insns", Some(1100)),
+    ("lpi", "insns", Some(2000)),
+    ("lpi_self", "insns", Some(2000)),
     ("timer_latency", "insns", Some(1000)),
     ("ready_insns", "insns", Some(40_000_000)),
     ("guest_boot_insns", "insns", None),
@@ -51,6 +53,9 @@ const KEYS: [(&str, &str, Option<u64>); 35] = [
     ("mem_age_gib_2m", "insns", None),
     ("mem_age_gib_2m_tlbi", "ops", None),
 ];
+
+/// A PCI function to give to a VM; what it does does not matter.
+const DEVICE: &str = "0000:00:04.0";
 
 /// Emulation without threads is slow.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -87,6 +92,8 @@ fn measure(cpu: Cpu) -> Result<Results> {
     board.counted = true;
     // Waiting for a DHCP server would count the time of this machine, not of the appliance.
     board.append = "ip=10.0.2.15/24,10.0.2.2".to_owned();
+    let device = ["-device", "edu,addr=4"].map(str::to_owned);
+    board.more.extend(device);
     let logs = paths::logs(&format!("bench-{cpu}"));
     let mut skete = Appliance::start(board, &run::token()?, &logs, PATIENCE)?;
     let control = skete.control();
@@ -105,7 +112,12 @@ fn measure(cpu: Cpu) -> Result<Results> {
         part("core_bytes")? + part("root_bytes")? + part("granted_bytes")?,
     );
 
-    for (key, value) in operations(&control)? {
+    for (key, value) in operations(&control, "bench", &json!([]))? {
+        keep(&key, value);
+    }
+    // A VM with a device has an ITS, and measures what comes through it.
+    let device = json!([{ "pci": DEVICE }]);
+    for (key, value) in operations(&control, "messages", &device)? {
         keep(&key, value);
     }
     let (boot, overhead) = linux(&control)?;
@@ -170,13 +182,16 @@ fn lock_results(log: &str, times: u32) -> Result<Vec<(String, u64)>> {
 }
 
 /// What the bare-metal bench guest measures from within.
-fn operations(control: &Control) -> Result<Vec<(String, u64)>> {
+fn operations(control: &Control, name: &str, devices: &Value) -> Result<Vec<(String, u64)>> {
     let image = fs::read(paths::payload("bench"))?;
-    control.push("bench", "flat", &image)?;
-    control.define("bench", 2, 64 << 20, &json!({ "flat": "bench" }))?;
-    control.start("bench")?;
-    let log = control.wait_for_console("bench", "BENCH done", PATIENCE)?;
-    control.wait_for_state("bench", "stopped", PATIENCE)?;
+    control.push(name, "flat", &image)?;
+    let spec = json!({
+        "cpus": 2, "memory_bytes": 64 << 20, "boot": { "flat": name }, "devices": devices,
+    });
+    control.json(&format!("PUT /v1/vms/{name}"), &spec)?;
+    control.start(name)?;
+    let log = control.wait_for_console(name, "BENCH done", PATIENCE)?;
+    control.wait_for_state(name, "stopped", PATIENCE)?;
     Ok(bench_lines(&log))
 }
 
