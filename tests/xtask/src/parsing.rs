@@ -18,8 +18,11 @@ fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), clap::Error
     Line::try_parse_from(std::iter::once("xtask").chain(words)).map(|_| ())
 }
 
-/// Every command, and its options with every way to write each.
-fn commands() -> Vec<(String, Vec<(String, Vec<Vec<String>>)>)> {
+/// An option, and every way to write it.
+type Spelt = (String, Vec<Vec<String>>);
+
+/// Every command, and its options.
+fn commands() -> Vec<(String, Vec<Spelt>)> {
     let line = Line::command();
     let options = |command: &clap::Command| {
         let long = command
