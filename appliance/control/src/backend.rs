@@ -191,6 +191,8 @@ pub struct MemoryJob {
     pub most_bytes: u64,
     /// Keys or states to write, one for each page.
     pub values: Vec<u8>,
+    /// For a `Share`: the other run, which is not this one.
+    pub from: Option<RunId>,
 }
 
 /// What became of a [`MemoryJob`].
@@ -221,6 +223,10 @@ pub enum MemoryError {
     Busy,
     /// The machine has no memory for it.
     NoMemory,
+    /// One of two runs shares no frames.
+    NotShareable,
+    /// The run has frames of its own where another's were to be.
+    Populated,
 }
 
 /// The machine under the control server.

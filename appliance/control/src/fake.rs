@@ -317,6 +317,7 @@ impl Backend for FakeBackend {
         run.policy = MemoryPolicy {
             limit_bytes: policy.limit_bytes.or(old.limit_bytes),
             largest_leaf_bytes: policy.largest_leaf_bytes.or(old.largest_leaf_bytes),
+            share_zeroes: policy.share_zeroes.or(old.share_zeroes),
             wipe: policy.wipe.or(old.wipe),
             exact_dirty: policy.exact_dirty.or(old.exact_dirty),
         };
@@ -341,6 +342,8 @@ impl Backend for FakeBackend {
             }
             MemoryAction::Reclaim => result.bytes /= 3,
             MemoryAction::Move | MemoryAction::Split => {}
+            MemoryAction::Share if job.from == Some(id) => return Err(MemoryError::Invalid),
+            MemoryAction::Share => {}
             MemoryAction::GetKeys => {
                 let key = |at| run.keys.get(&at).copied().unwrap_or(0);
                 result.values = addresses.map(key).collect();

@@ -10,18 +10,21 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::{Ipa, Pa};
-use gmap::Access;
+use arch::Pa;
 use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
-use crate::{guest_fault, hw, memory_calls, passthrough, per_cpu, place, root, schedule, timer};
+use crate::{
+    hw, memory_access, memory_calls, passthrough, per_cpu, place, root, schedule, timer,
+};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
+/// The access key of whoever loads a guest: it fits every storage key.
+const LOADER_KEY: u8 = 0;
 /// Bytes that one VmCopyIn copies at the most, to bound the time at EL2.
 const COPY_BYTES_MAX: u64 = 256 << 10;
 
@@ -58,7 +61,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmWrite
         | CoreCall::VmExchange
         | CoreCall::HostMemory
-        | CoreCall::VmPin => return memory_calls::handle(vcpu, call),
+        | CoreCall::VmPin
+        | CoreCall::VmShareMemory => return memory_calls::handle(vcpu, call),
         CoreCall::DeviceInfo
         | CoreCall::DeviceAssign
         | CoreCall::DeviceReset
@@ -174,25 +178,7 @@ fn copy_in(
     }
     let bytes = bytes.min(COPY_BYTES_MAX);
     let source = granted(caller.vm(), source, bytes)?;
-    let mut done = 0;
-    while done < bytes {
-        let at = ipa + done;
-        let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;
-        let within = at & (FRAME - 1);
-        let n = (FRAME - within).min(bytes - done);
-        let from = source.checked_add(done).ok_or(Status::NotGranted)?;
-        let tables = &mut caller.tables;
-        guest_fault::with_page(vm, tables, page, Access::WRITE, |frame| {
-            let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
-            memory::copy(to, from, n);
-            // The guest starts with its caches off, and runs what was copied.
-            hw::clean_to_poc(memory::va(to), n);
-            Ok(())
-        })
-        .map_err(|_| Status::Exhausted)??;
-        done += n;
-    }
-    Ok(done)
+    memory_access::put(&mut caller.tables, vm, ipa, bytes, source, LOADER_KEY)
 }
 
 fn entry(handle: u64, pc: u64, x0: u64) -> Result<(), Status> {

@@ -24,6 +24,8 @@ static POOL_FROM: AtomicU64 = AtomicU64::new(0);
 static POOL_TO: AtomicU64 = AtomicU64::new(0);
 static EMPTY_TABLE: AtomicU64 = AtomicU64::new(0);
 
+/// Order of the block of zeroes that VMs may share.
+pub(crate) const ZEROES_ORDER: u8 = 9;
 /// Bytes of a frame of order 0.
 pub(crate) const FRAME: u64 = 4096;
 
@@ -195,6 +197,17 @@ pub(crate) fn free_from_stock(pa: Pa, order: u8) {
             .expect("frames are freed once, by who allocated them");
         scrub::uncount(FRAME << order);
     }
+}
+
+/// Takes a block of 2 MiB of zeroes that nobody ever writes and nobody ever frees, if the
+/// pool has one.
+pub(crate) fn alloc_zeroes() -> Option<Pa> {
+    let pa = alloc_zeroed(ZEROES_ORDER)?;
+    let mut pool = POOL.lock();
+    let kept = pool.as_mut()?.keep(pa, ZEROES_ORDER);
+    kept.expect("the block was just allocated");
+    CORE_BYTES.fetch_add(FRAME << ZEROES_ORDER, Ordering::Relaxed);
+    Some(pa)
 }
 
 /// Counts another user of a frame that the caller holds; false if it cannot have one.

@@ -6,17 +6,18 @@
 //! a device's, and before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
 //! frames to be wiped.
 
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Scrubbing, Vmids, WorkingSet};
+use gmap::{Ask, Event, Features, Gmap, Held, Machine, Rank, Scrubbing, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
 use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::passthrough::smmu;
-use crate::{guest, hw, memory, pins, world};
+use crate::{guest, hw, memory, per_cpu, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
 static HARDWARE: AtomicU64 = AtomicU64::new(0);
@@ -24,6 +25,9 @@ static HARDWARE: AtomicU64 = AtomicU64::new(0);
 static VMID_BITS: AtomicU8 = AtomicU8::new(8);
 static VMIDS: Mutex<Option<Vmids<'static>>> = Mutex::new(None);
 static VMIDS_USED: AtomicU64 = AtomicU64::new(0);
+/// The block of zeroes that VMs may share, once one was asked for; 0 before.
+static ZEROES: AtomicU64 = AtomicU64::new(0);
+static MAKE_ZEROES: Mutex<()> = Mutex::new(());
 
 /// TLB maintenance on behalf of all VMs, as [`Space::tlbi`], and on this core alone.
 pub(crate) static TLBI: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
@@ -79,6 +83,19 @@ pub(crate) fn vtcr(ipa_bits: u8) -> u64 {
     } else {
         value
     }
+}
+
+/// Makes sure that there is a block of zeroes to share; false if there is no memory for it.
+pub(crate) fn make_zeroes() -> bool {
+    let _one = MAKE_ZEROES.lock();
+    if ZEROES.load(Ordering::Acquire) != 0 {
+        return true;
+    }
+    let block = memory::alloc_zeroes();
+    if let Some(pa) = block {
+        ZEROES.store(pa.raw(), Ordering::Release);
+    }
+    block.is_some()
 }
 
 /// Takes a VMID that no live VM has.
@@ -156,13 +173,38 @@ impl Space {
     }
 
     /// Takes the lock shared.
-    pub(crate) fn shared(&self) -> RwLockReadGuard<'_, Gmap> {
-        self.lock.read()
+    #[inline]
+    pub(crate) fn shared(&self) -> Shared<'_> {
+        let order = InOrder::begin();
+        Shared {
+            gmap: self.lock.read(),
+            _order: order,
+        }
     }
 
     /// Takes the lock exclusively. While it waits no new reader gets in.
-    pub(crate) fn exclusive(&self) -> RwLockWriteGuard<'_, Gmap> {
-        self.lock.upgradeable_read().upgrade()
+    pub(crate) fn exclusive(&self) -> Exclusive<'_> {
+        let order = InOrder::begin();
+        Exclusive {
+            gmap: self.lock.upgradeable_read().upgrade(),
+            _order: Some(order),
+        }
+    }
+
+    /// Takes the locks of two spaces exclusively, always in the order of their slots.
+    pub(crate) fn both<'a>(&'a self, other: &'a Self) -> (Exclusive<'a>, Exclusive<'a>) {
+        let order = InOrder::begin();
+        let take = |space: &'a Self| space.lock.upgradeable_read().upgrade();
+        let (own, others) = if self.slot < other.slot {
+            let own = take(self);
+            (own, take(other))
+        } else {
+            let others = take(other);
+            (take(self), others)
+        };
+        let (own, others) = ((own, Some(order)), (others, None));
+        let guard = |(gmap, _order)| Exclusive { gmap, _order };
+        (guard(own), guard(others))
     }
 
     /// Returns what its tables live on.
@@ -171,6 +213,69 @@ impl Space {
             space: Some(self),
             stock: false,
         }
+    }
+}
+
+/// This core holds a VM's lock, or two that it took at once: it must not ask for another.
+#[derive(Debug)]
+struct InOrder;
+
+impl InOrder {
+    #[inline]
+    fn begin() -> Self {
+        let locks = &per_cpu::this().locks;
+        let mut held = Held::from_bits(locks.load(Ordering::Relaxed));
+        held.take(Rank::Vm, Ask::Wait)
+            .expect("a core that holds a VM's lock does not ask for one");
+        locks.store(held.bits(), Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for InOrder {
+    #[inline]
+    fn drop(&mut self) {
+        let locks = &per_cpu::this().locks;
+        let mut held = Held::from_bits(locks.load(Ordering::Relaxed));
+        held.release(Rank::Vm);
+        locks.store(held.bits(), Ordering::Relaxed);
+    }
+}
+
+/// A VM's lock, held shared.
+#[derive(Debug)]
+pub(crate) struct Shared<'a> {
+    gmap: RwLockReadGuard<'a, Gmap>,
+    _order: InOrder,
+}
+
+impl Deref for Shared<'_> {
+    type Target = Gmap;
+
+    #[inline]
+    fn deref(&self) -> &Gmap {
+        &self.gmap
+    }
+}
+
+/// A VM's lock, held exclusively.
+#[derive(Debug)]
+pub(crate) struct Exclusive<'a> {
+    gmap: RwLockWriteGuard<'a, Gmap>,
+    _order: Option<InOrder>,
+}
+
+impl Deref for Exclusive<'_> {
+    type Target = Gmap;
+
+    fn deref(&self) -> &Gmap {
+        &self.gmap
+    }
+}
+
+impl DerefMut for Exclusive<'_> {
+    fn deref_mut(&mut self) -> &mut Gmap {
+        &mut self.gmap
     }
 }
 
@@ -272,6 +377,11 @@ impl Machine for Stage2<'_> {
 
     fn release(&mut self, pa: Pa, order: u8) {
         memory::release(pa, order);
+    }
+
+    fn zeroes(&self) -> Option<(Pa, u8)> {
+        let pa = Some(ZEROES.load(Ordering::Acquire)).filter(|pa| *pa != 0)?;
+        Some((Pa::new(pa)?, memory::ZEROES_ORDER))
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {

@@ -119,7 +119,7 @@ impl Gmap {
                 None => return false,
             },
         };
-        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let mut gather = Gather::new(self.vmid, self.wipes());
         machine.store(place.table, place.index, Descriptor::BUSY.raw());
         for page in 0..512_u64 {
             if let Some(at) = base.checked_add(page.saturating_mul(4096)) {

@@ -65,7 +65,7 @@ impl Gmap {
 
     /// Moves the leaf at `place`; false if there is no frame for it.
     fn relocate(&mut self, machine: &mut impl Machine, ipa: Ipa, place: &mut Place) -> bool {
-        let (level, wipe) = (place.level, self.policy.wipe);
+        let (level, wipe) = (place.level, self.wipes());
         let Some(frame) = machine.alloc(level.order()) else {
             return false;
         };

@@ -70,7 +70,7 @@ impl Gmap {
         mut report: impl FnMut(Ipa, u64),
     ) -> Progress {
         let end = self.slots.end().min(self.limit());
-        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let mut gather = Gather::new(self.vmid, self.wipes());
         let mut budget = budget;
         self.sequence.begin(0, end);
         while shrink.bytes() < target && shrink.stage != Stage::Done && !budget.spent() {
@@ -130,7 +130,7 @@ impl Gmap {
         mut report: impl FnMut(Ipa, u64),
     ) -> Option<Ipa> {
         let end = end.min(self.limit());
-        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let mut gather = Gather::new(self.vmid, self.wipes());
         let (mut at, mut budget) = (start, budget);
         self.sequence.begin(start, end);
         while at < end && !budget.spent() {

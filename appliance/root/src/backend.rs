@@ -28,6 +28,7 @@ use store::Store;
 pub(crate) struct Machine {
     store: Store,
     runs: BTreeMap<RunId, Run>,
+    logs: memory::Logs,
     scratch: Scratch,
     rng: ChaCha20Rng,
 }
@@ -38,6 +39,7 @@ impl Machine {
         Ok(Self {
             store: Store::default(),
             runs: BTreeMap::new(),
+            logs: memory::Logs::new(),
             scratch: Scratch::new()?,
             rng,
         })
@@ -149,6 +151,9 @@ impl Backend for Machine {
     }
 
     fn vm_release(&mut self, id: RunId) -> bool {
+        if let Some(vm) = self.vm_of(id) {
+            self.logs.remove(&vm);
+        }
         let released = self.runs.get_mut(&id).is_none_or(Run::release);
         if released {
             self.runs.remove(&id);
@@ -181,7 +186,9 @@ impl Backend for Machine {
     }
 
     fn vm_memory_act(&mut self, id: RunId, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
-        memory::act(self.vm_of(id).ok_or(MemoryError::NotRunning)?, job)
+        let vm = self.vm_of(id).ok_or(MemoryError::NotRunning)?;
+        let from = job.from.and_then(|from| self.vm_of(from));
+        memory::act(&mut self.logs, vm, from, job)
     }
 
     fn devices(&self) -> Vec<Device> {

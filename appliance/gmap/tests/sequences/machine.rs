@@ -183,7 +183,7 @@ impl Machine for Fake {
         if order == 0 {
             self.unlinked.borrow_mut().insert(pa.raw());
         }
-        if order < 9 {
+        if order < 9 && (order == 0 || frame.order == order) {
             let pages = (0..1_u64 << order).map(|n| pa.raw() + (n << 12));
             let mut tables = self.tables.borrow_mut();
             tables.extend(pages.map(|page| (page, Box::new([0; 512]))));

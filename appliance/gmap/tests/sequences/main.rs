@@ -6,6 +6,7 @@
 )]
 
 mod bbm;
+mod failing;
 mod keys;
 mod lifecycle;
 mod machine;
