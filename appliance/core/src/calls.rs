@@ -18,7 +18,7 @@ use guest_abi::root_boot::VMS_MAX;
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
 use crate::{
-    hw, memory_access, memory_calls, passthrough, per_cpu, place, root, schedule, timer,
+    hw, memory_access, memory_calls, passthrough, per_cpu, place, pressure, root, schedule, timer,
 };
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
@@ -117,13 +117,26 @@ fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
         return Err(Status::Invalid);
     }
     let order = order as u8;
-    let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
+    let pa = alloc(order).ok_or(Status::Exhausted)?;
     if root::show_ram(root, pa, FRAME << order).is_err() {
         memory::free(pa, order);
         return Err(Status::Exhausted);
     }
     GRANTED.fetch_add(FRAME << order, Ordering::Relaxed);
     Ok(pa.raw())
+}
+
+/// Takes a frame for root, from what guests can do without if need be.
+fn alloc(order: u8) -> Option<Pa> {
+    /// Slices of 256 leaves.
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let pa = memory::alloc_zeroed(order);
+        if pa.is_some() || !pressure::relieve() {
+            return pa;
+        }
+    }
+    memory::alloc_zeroed(order)
 }
 
 fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {

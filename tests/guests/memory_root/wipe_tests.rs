@@ -28,11 +28,11 @@ pub(crate) fn readers() -> TestResult {
     let at = area(32);
     reader.order(WRITE, [at, PAGES, PAGE, MINE]);
     reader.order(GUARD, [at, PAGES, MINE, 0]);
-    let end = timer::now() + timer::ticks(20_000_000_000);
+    let end = timer::now() + timer::ticks(40_000_000_000);
     let mut rounds = 0;
     let last = area(1008);
     let mut to = area(32);
-    while timer::now() < end && to < last {
+    while timer::now() < end && to < last && rounds < 150 {
         // The frames go, and whoever asks for frames next gets them.
         expect_eq!(reader.reclaim(reclaim::DROP, at, PAGES * PAGE) % PAGE, 0);
         other.order(WRITE, [to, 2 * PAGES, PAGE, THEIRS]);
@@ -43,7 +43,7 @@ pub(crate) fn readers() -> TestResult {
     let [wrong, reads] = reader.order(UNGUARD, [0; 4]);
     println!("# {rounds} times; {reads} reads by three vCPUs");
     expect_eq!(wrong, 0, "what another VM wrote was read");
-    expect!(rounds >= 200, "{rounds}");
+    expect!(rounds >= 20, "{rounds}");
     expect!(reads > 100_000, "{reads}");
     reader.end();
     other.end();

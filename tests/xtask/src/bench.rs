@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 26] = [
+const KEYS: [(&str, &str, Option<u64>); 34] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -27,10 +27,14 @@ const KEYS: [(&str, &str, Option<u64>); 26] = [
     ("idle_bytes", "bytes", Some(64 << 20)),
     ("vm_bytes", "bytes", Some(256 << 10)),
     ("mem_populate_2m", "insns", None),
+    ("mem_populate_2m_tlbi", "ops", Some(0)),
     ("mem_populate_4k", "insns", None),
+    ("mem_populate_4k_tlbi", "ops", Some(0)),
     ("mem_touch", "insns", None),
     ("mem_write_after_sync", "insns", None),
+    ("mem_write_after_sync_tlbi", "ops", Some(0)),
     ("mem_key_set", "insns", None),
+    ("mem_key_set_tlbi", "ops", Some(1)),
     ("mem_split", "insns", None),
     ("mem_split_tlbi", "ops", None),
     ("mem_dirty_sync_gib_4k", "insns", None),
@@ -41,6 +45,10 @@ const KEYS: [(&str, &str, Option<u64>); 26] = [
     ("mem_age_gib_4k_tlbi", "ops", None),
     ("mem_age_gib_2m", "insns", None),
     ("mem_age_gib_2m_tlbi", "ops", None),
+    ("mem_slice_dirty", "insns", Some(1_000_000)),
+    ("mem_slice_age", "insns", Some(1_000_000)),
+    ("mem_slice_destroy", "insns", Some(1_000_000)),
+    ("mem_slice_wipe", "insns", Some(1_000_000)),
 ];
 
 /// Emulation without threads is slow.
