@@ -11,11 +11,13 @@
 
 mod check;
 mod error;
+mod free;
 mod list;
 mod walk;
 
 pub use check::DEPTH_MAX;
 pub use error::BootError;
+pub use free::FreeRuns;
 pub use list::{Bytes, List};
 
 /// Most RAM ranges kept; more are left unused and counted.
