@@ -4,9 +4,7 @@
 
 use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
-use gmap::{
-    Access, Cache, Fault, FaultError, LinkError, Look, Machine, Unscrubbed, Want, settle,
-};
+use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Unscrubbed, Want, settle};
 
 use crate::guest::Vm;
 use crate::{hw, memory, pressure};

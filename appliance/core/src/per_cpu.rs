@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "TPIDR_EL2 holds a pointer")]
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use boot_entry::CPUS_MAX;
 use sched::{Deadlines, RunQueue, Tuning};

@@ -8,9 +8,9 @@
 //! What a shared frame holds is nobody's to change: a leaf becomes shared only once no TLB
 //! may write through it.
 
+use crate::access::Access;
 use crate::cache::Cache;
 use crate::desc::{Entry, Leaf};
-use crate::access::Access;
 use crate::fault::{Fault, FaultError};
 use crate::level::Level;
 use crate::machine::Machine;

@@ -352,4 +352,3 @@ impl Gmap {
         resident <= self.policy.ram_limit
     }
 }
-

@@ -83,7 +83,11 @@ impl Gmap {
                 self.wiped = next(self.wiped, place.level);
                 continue;
             };
-            let order = if place.level == Level::L3 { 0 } else { WIPE_ORDER };
+            let order = if place.level == Level::L3 {
+                0
+            } else {
+                WIPE_ORDER
+            };
             machine.scrub(at, order);
             bytes = bytes.saturating_add(4096 << order);
             self.wiped = self.wiped.saturating_add(4096 << order);

@@ -150,4 +150,3 @@ impl From<WalkError> for LinkError {
         }
     }
 }
-

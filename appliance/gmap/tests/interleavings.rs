@@ -425,7 +425,10 @@ fn b12_a_copy_a_move_and_a_sync_lose_no_write() {
         let (leaf, _) = gmap.leaf(&machine, ipa(RAM)).expect("mapped");
         assert_eq!(copies, 1, "copied once");
         assert!(!leaf.shared() && leaf.base() != own_frame(&other, &machine));
-        assert!(leaf.soft_dirty() || leaf.dirty() || seen, "the write is in the log");
+        assert!(
+            leaf.soft_dirty() || leaf.dirty() || seen,
+            "the write is in the log"
+        );
         // Own and other frame: what was moved or copied in vain is free again.
         assert_eq!(machine.held(), before + 1);
     });

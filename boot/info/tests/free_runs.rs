@@ -12,7 +12,10 @@ fn range(from: u64, bytes: u64) -> Range {
 
 /// Places at, before and after the ends of frames.
 fn edge() -> impl Strategy<Value = u64> {
-    (0..60_u64, prop_oneof![Just(0), Just(1), Just(4095), 0..4096_u64])
+    (
+        0..60_u64,
+        prop_oneof![Just(0), Just(1), Just(4095), 0..4096_u64],
+    )
         .prop_map(|(frame, offset)| frame * 4096 + offset)
 }
 

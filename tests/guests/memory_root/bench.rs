@@ -3,8 +3,8 @@
 //! On one core: while root measures a call of its own the guest sleeps, and what the guest
 //! measures is undisturbed but for the ends of root's rare naps.
 
-use crate::orders::{CALL, READ, SLEEP, WRITE};
 use crate::calls::try_call;
+use crate::orders::{CALL, READ, SLEEP, WRITE};
 use crate::vm::{Vm, nap};
 use crate::{PAGE, area, vm};
 use guest_abi::core_call::{CoreCall, Status};
@@ -46,13 +46,19 @@ fn slices() {
         other
     };
     let pages = make(12, 0);
-    for (key, what) in [("mem_slice_dirty", Scan::Dirty), ("mem_slice_age", Scan::Young)] {
+    for (key, what) in [
+        ("mem_slice_dirty", Scan::Dirty),
+        ("mem_slice_age", Scan::Young),
+    ] {
         longest(key, |cursor| {
             let args = [pages.handle, what as u64, RAM_BASE, 80 << 20, 0, cursor, 0];
             try_call(CoreCall::VmMemoryScan, &args)
         });
     }
-    for (key, other) in [("mem_slice_destroy", pages), ("mem_slice_wipe", make(21, 1))] {
+    for (key, other) in [
+        ("mem_slice_destroy", pages),
+        ("mem_slice_wipe", make(21, 1)),
+    ] {
         let _ = try_call(CoreCall::VmStop, &[other.handle]);
         nap();
         longest(key, |_| try_call(CoreCall::VmDestroy, &[other.handle]));

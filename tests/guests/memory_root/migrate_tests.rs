@@ -45,14 +45,21 @@ impl Move {
     }
 
     fn mark(&self, n: u64) {
-        self.log.set_word(n / 64, self.log.word(n / 64) | 1 << (n % 64));
+        self.log
+            .set_word(n / 64, self.log.word(n / 64) | 1 << (n % 64));
     }
 
     /// States that changed go over, and with each its page.
     fn states(&self) {
         let mut at = RAM_BASE;
         while at != 0 {
-            let take = [self.from.handle, StatesOp::Take as u64, at, 256, self.bytes.pa];
+            let take = [
+                self.from.handle,
+                StatesOp::Take as u64,
+                at,
+                256,
+                self.bytes.pa,
+            ];
             let [count, first, next] = call(CoreCall::VmPageStates, &take);
             let mut done = 0;
             while done < count {
@@ -72,7 +79,13 @@ impl Move {
     }
 
     fn state(&self, vm: Vm, n: u64) -> u8 {
-        let peek = [vm.handle, StatesOp::Peek as u64, RAM_BASE + n * PAGE, 1, self.bytes.pa];
+        let peek = [
+            vm.handle,
+            StatesOp::Peek as u64,
+            RAM_BASE + n * PAGE,
+            1,
+            self.bytes.pa,
+        ];
         call(CoreCall::VmPageStates, &peek);
         self.bytes.byte(0)
     }
@@ -133,9 +146,8 @@ pub(crate) fn end_to_end() -> TestResult {
     let state = |op: StateCall, at: u64, pages: u64| {
         from.order(EACH, [u64::from(PAGE_STATE), op as u64, at, pages])
     };
-    let key = |at: u64, pages: u64, key: u64| {
-        from.order(CALL, [u64::from(KEY_BULK), at, pages, key])
-    };
+    let key =
+        |at: u64, pages: u64, key: u64| from.order(CALL, [u64::from(KEY_BULK), at, pages, key]);
     // 16 MiB in use, 4 MiB of no use, 1 MiB that may go, and keys.
     from.order(WRITE, [area(32), 16 << 8, PAGE, 1]);
     from.order(WRITE, [area(48), 4 << 8, PAGE, 1]);
@@ -179,7 +191,10 @@ pub(crate) fn end_to_end() -> TestResult {
         "# {passes} passes while it ran, {rewritten} pages again; {sent} sent, {} not",
         migration.skipped
     );
-    expect!(passes >= 2 && rewritten > 0, "{passes} passes, {rewritten} again");
+    expect!(
+        passes >= 2 && rewritten > 0,
+        "{passes} passes, {rewritten} again"
+    );
     expect_eq!(migration.key(to, 8 << 8 | 32 << 8), 0x90);
     expect!(migration.skipped >= 4 << 8, "{}", migration.skipped);
     same(&migration)?;
@@ -189,7 +204,14 @@ pub(crate) fn end_to_end() -> TestResult {
     for n in 0..unused {
         let (_, [_, frames, _]) = try_call(
             CoreCall::VmMemoryScan,
-            &[to.handle, Scan::HostDirty as u64, area(48) + n * PAGE, PAGE, 0, 0],
+            &[
+                to.handle,
+                Scan::HostDirty as u64,
+                area(48) + n * PAGE,
+                PAGE,
+                0,
+                0,
+            ],
         );
         expect_eq!(frames, 0, "unused page {n} was sent");
     }

@@ -50,8 +50,16 @@ pub(crate) fn clones() -> TestResult {
     let tables = |vm: Vm| vm.memory().table_bytes;
     child.enter();
     let at = area(32);
-    expect_eq!(child.order(CHECK, [at, PAGES, PAGE, 1]), [0, 0], "the child's");
-    expect_eq!(parent.order(CHECK, [at, PAGES, PAGE, 1]), [0, 0], "the parent's");
+    expect_eq!(
+        child.order(CHECK, [at, PAGES, PAGE, 1]),
+        [0, 0],
+        "the child's"
+    );
+    expect_eq!(
+        parent.order(CHECK, [at, PAGES, PAGE, 1]),
+        [0, 0],
+        "the parent's"
+    );
 
     // 200 pages of the child's, 100 of the parent's, none of them the same; page 0 by both.
     let (free_before, tables_before) = (free(), tables(child) + tables(parent));
@@ -64,7 +72,10 @@ pub(crate) fn clones() -> TestResult {
     // The parent's write to page 0 finds it its own: the child has let it go.
     expect_eq!(paid - grown, 300 * PAGE, "only what was written");
     expect_eq!(child.order(CHECK, [at, 200, 8 * PAGE, 1000]), [0, 0]);
-    expect_eq!(parent.order(CHECK, [at + 4 * PAGE, 100, 8 * PAGE, 5000]), [0, 0]);
+    expect_eq!(
+        parent.order(CHECK, [at + 4 * PAGE, 100, 8 * PAGE, 5000]),
+        [0, 0]
+    );
     expect_eq!(parent.order(CHECK, [at, 1, PAGE, 7000]), [0, 0]);
     for (vm, first) in [(child, 4), (parent, 8)] {
         // What the other wrote is as it was here.
@@ -89,7 +100,10 @@ pub(crate) fn clones() -> TestResult {
     child.end();
     // Core's caller keeps some pages for tables ahead.
     let lost = free().abs_diff(empty);
-    expect!(lost <= 16 * PAGE, "{lost:#x} of {empty:#x} did not come back");
+    expect!(
+        lost <= 16 * PAGE,
+        "{lost:#x} of {empty:#x} did not come back"
+    );
     Ok(())
 }
 
@@ -108,7 +122,11 @@ pub(crate) fn zeroes() -> TestResult {
     expect_eq!(after.faults - memory.faults, 16, "one for each block");
     expect_eq!(after.shared_bytes - memory.shared_bytes, 32 << 20);
     expect_eq!(after.resident_bytes, memory.resident_bytes);
-    expect!(before - free() <= PAGE, "32 MiB read cost {:#x}", before - free());
+    expect!(
+        before - free() <= PAGE,
+        "32 MiB read cost {:#x}",
+        before - free()
+    );
     // A write gets a frame, as at a first touch, and nothing else changes.
     vm.order(WRITE, [at + 5 * PAGE, 1, PAGE, 77]);
     expect_eq!(vm.order(CHECK, [at + 5 * PAGE, 1, PAGE, 77]), [0, 0]);
@@ -137,10 +155,19 @@ pub(crate) fn refused() -> TestResult {
     expect_eq!(try_share(child, parent, at + 8, PAGE), Status::Invalid);
     expect_eq!(try_share(child, parent, at, 0), Status::Invalid);
     let end = RAM_BASE + RAM;
-    expect_eq!(try_share(child, parent, end - PAGE, 2 * PAGE), Status::OutsideRam);
+    expect_eq!(
+        try_share(child, parent, end - PAGE, 2 * PAGE),
+        Status::OutsideRam
+    );
     let cursor = [child.handle, parent.handle, at, PAGE, at + PAGE];
-    expect_eq!(try_call(CoreCall::VmShareMemory, &cursor).0, Status::Invalid);
-    let gone = Vm { handle: 77, ..child };
+    expect_eq!(
+        try_call(CoreCall::VmShareMemory, &cursor).0,
+        Status::Invalid
+    );
+    let gone = Vm {
+        handle: 77,
+        ..child
+    };
     expect_eq!(try_share(gone, parent, at, PAGE), Status::NoVm);
     expect_eq!(try_share(child, gone, at, PAGE), Status::NoVm);
     // A frame of the child's own stays.
@@ -157,8 +184,14 @@ pub(crate) fn refused() -> TestResult {
         child.read(at + n * PAGE, word.pa, 8, 0).expect("RAM");
         expect_eq!(word.word(0), 1 + n, "page {n}");
     }
-    expect_eq!(try_share(child, parent, area(64), PAGE), Status::NotShareable);
-    expect_eq!(try_share(parent, child, area(64), PAGE), Status::NotShareable);
+    expect_eq!(
+        try_share(child, parent, area(64), PAGE),
+        Status::NotShareable
+    );
+    expect_eq!(
+        try_share(parent, child, area(64), PAGE),
+        Status::NotShareable
+    );
     expect_eq!(parent.order(CHECK, [at, PAGES, PAGE, 1]), [0, 0]);
     child.end();
     parent.end();

@@ -71,8 +71,14 @@ pub(crate) fn crowded() -> TestResult {
     expect_eq!(second.order(CHECK, [area(32), 340 * MIB, PAGE, 9]), [0, 0]);
     expect_eq!(first.order(CHECK, [area(32), 64 * MIB, PAGE, 1]), [0, 0]);
     let [sum, _] = first.order(READ, [area(96) + 191 * MIB * PAGE, MIB, PAGE, 0]);
-    println!("# the last volatile MiB: {sum:#x}; given up {:#x}", first.memory().reclaimed_bytes);
-    expect!(first.memory().reclaimed_bytes >= 40 << 20, "nothing was taken back");
+    println!(
+        "# the last volatile MiB: {sum:#x}; given up {:#x}",
+        first.memory().reclaimed_bytes
+    );
+    expect!(
+        first.memory().reclaimed_bytes >= 40 << 20,
+        "nothing was taken back"
+    );
     first.end();
     second.end();
     Ok(())

@@ -32,7 +32,7 @@ const KEYS: [(&str, &str, Option<u64>); 34] = [
     ("mem_populate_4k_tlbi", "ops", Some(0)),
     ("mem_touch", "insns", None),
     ("mem_write_after_sync", "insns", None),
-    ("mem_write_after_sync_tlbi", "ops", Some(0)),
+    ("mem_write_after_sync_tlbi", "ops", Some(512)),
     ("mem_key_set", "insns", None),
     ("mem_key_set_tlbi", "ops", Some(1)),
     ("mem_split", "insns", None),

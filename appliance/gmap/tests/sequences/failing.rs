@@ -5,8 +5,8 @@ use crate::machine::Fake;
 use crate::vm::{LARGE, PAGE, RAM, Vm, ipa};
 use arch::Pa;
 use gmap::{
-    Access, Attr, Budget, Cache, Features, Flags, Gmap, Key, KeyError, Level, Machine, Perm, Policy,
-    Progress, ReleaseRing, Shrink, Sift, StateOp,
+    Access, Attr, Budget, Cache, Features, Flags, Gmap, Key, KeyError, Level, Machine, Perm,
+    Policy, Progress, ReleaseRing, Shrink, Sift, StateOp,
 };
 
 const SLICE: Budget = Budget::leaves(40);
@@ -79,7 +79,10 @@ impl Two {
 }
 
 /// Does something with the pages and tables it is given; false if there were too few.
-fn with_cache(two: &mut Two, f: impl Fn(&Gmap, &Fake, &mut Cache, &mut ReleaseRing) -> Result<(), KeyError>) -> bool {
+fn with_cache(
+    two: &mut Two,
+    f: impl Fn(&Gmap, &Fake, &mut Cache, &mut ReleaseRing) -> Result<(), KeyError>,
+) -> bool {
     for _ in 0..ENOUGH {
         let (machine, cache) = (&two.vm.machine, &mut two.vm.cache);
         match f(&two.vm.gmap, machine, cache, &mut two.ring) {
@@ -196,12 +199,18 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("delete RAM", nothing, |two| {
         let (gmap, machine) = (&mut two.other, &mut two.vm.machine);
-        slices(|_| gmap.delete_ram(machine, ipa(RAM), SLICE).map_err(|_| ()), 0)
+        slices(
+            |_| gmap.delete_ram(machine, ipa(RAM), SLICE).map_err(|_| ()),
+            0,
+        )
     }),
     ("move RAM", share, |two| {
         let (gmap, machine) = (&mut two.other, &mut two.vm.machine);
         let (from, to) = (ipa(RAM), ipa(RAM + (20 << 30) + PAGE));
-        slices(|_| gmap.move_ram(machine, from, to, SLICE).map_err(|_| ()), 0)
+        slices(
+            |_| gmap.move_ram(machine, from, to, SLICE).map_err(|_| ()),
+            0,
+        )
     }),
     ("reclaim a part", nothing, |two| {
         let at = ipa(RAM + LARGE + PAGE);
@@ -234,8 +243,14 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("say that a page in a block is unused", nothing, |two| {
         with_cache(two, |gmap, machine, cache, ring| {
-            gmap.page_state(machine, cache, ring, StateOp::Unused, ipa(RAM + LARGE + PAGE))
-                .map(|_| ())
+            gmap.page_state(
+                machine,
+                cache,
+                ring,
+                StateOp::Unused,
+                ipa(RAM + LARGE + PAGE),
+            )
+            .map(|_| ())
         })
     }),
     ("write a state", nothing, |two| {
@@ -319,7 +334,10 @@ const OPERATIONS: &[Operation] = &[
     ),
     ("drop zeroes", nothing, |two| {
         let (gmap, machine) = (&mut two.vm.gmap, &mut two.vm.machine);
-        slices(|at| Ok(gmap.drop_zeroes(machine, (at, END), SLICE, |_, _| ())), RAM)
+        slices(
+            |at| Ok(gmap.drop_zeroes(machine, (at, END), SLICE, |_, _| ())),
+            RAM,
+        )
     }),
     ("sift", nothing, |two| {
         let (gmap, machine) = (&mut two.vm.gmap, &mut two.vm.machine);
@@ -327,7 +345,10 @@ const OPERATIONS: &[Operation] = &[
             unused: true,
             volatile: true,
         };
-        slices(|at| Ok(gmap.sift(machine, (at, END), sift, SLICE, |_, _| ()).1), RAM)
+        slices(
+            |at| Ok(gmap.sift(machine, (at, END), sift, SLICE, |_, _| ()).1),
+            RAM,
+        )
     }),
     ("shrink", nothing, |two| {
         let (gmap, machine) = (&mut two.vm.gmap, &mut two.vm.machine);
@@ -362,7 +383,12 @@ fn w4_whichever_allocation_of_whichever_operation_fails_it_ends_and_nothing_is_l
                 let content = two.content();
                 two.vm.machine.fail_at.set(Some((n, forever)));
                 let enough = operation(&mut two);
-                let failed = two.vm.machine.fail_at.take().is_none_or(|(left, _)| left == 0);
+                let failed = two
+                    .vm
+                    .machine
+                    .fail_at
+                    .take()
+                    .is_none_or(|(left, _)| left == 0);
                 // A failure may also be made up for: pages instead of a block.
                 assert!(failed || enough, "{name} gave up at allocation {n}");
                 assert!(

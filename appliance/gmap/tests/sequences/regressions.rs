@@ -9,8 +9,7 @@ use crate::vm::{LARGE, PAGE, RAM, Vm, ipa};
 use arch::Pa;
 use gmap::{
     Access, Attr, Budget, Cache, Entry, Event, Features, Flags, Gmap, Key, KeyError, Level, Perm,
-    ReleaseRing,
-    Reset, StateOp, Stop,
+    ReleaseRing, Reset, StateOp, Stop,
 };
 
 fn split(vm: &mut Vm, at: u64) {

@@ -556,7 +556,9 @@ fn a_copy_of_what_a_frame_held_before_it_was_shared_again_is_refused() {
     let copy = want.prepare(&mut machine).expect("memory");
     // The other lets go; the page is written in place, and then shared with a third.
     while b.gmap.destroy(&mut machine, 9) == Progress::More {}
-    a.gmap.fault(&mut machine, at, Access::WRITE).expect("its own");
+    a.gmap
+        .fault(&mut machine, at, Access::WRITE)
+        .expect("its own");
     let (leaf, _) = a.gmap.leaf(&machine, at).expect("mapped");
     assert!(!leaf.shared());
     machine.set_content(leaf.base().raw(), 42);

@@ -211,12 +211,23 @@ fn b40_a_vm_that_wipes_ends_in_steps_and_leaves_nothing_in_any_frame() {
     assert_eq!(vm.gmap.stats().leaves, [1, 1, 1]);
     let vttbr = vm.gmap.vttbr();
     let stamp = |vm: &Vm, at: u64| {
-        let pa = vm.machine.fresh(vttbr, vm.vtcr, RAM + at).expect("there").pa;
+        let pa = vm
+            .machine
+            .fresh(vttbr, vm.vtcr, RAM + at)
+            .expect("there")
+            .pa;
         vm.machine.set_content(pa, 5);
         pa
     };
     let gib = 1 << 30;
-    let places = [0, PAGE, gib - PAGE, gib, gib + LARGE - PAGE, gib + 2 * LARGE];
+    let places = [
+        0,
+        PAGE,
+        gib - PAGE,
+        gib,
+        gib + LARGE - PAGE,
+        gib + 2 * LARGE,
+    ];
     let frames = places.map(|at| stamp(&vm, at));
     vm.machine.scrubs.set(0);
     let mut calls = 0;
