@@ -3,12 +3,26 @@
 use crate::calls::{self, Block};
 use crate::console::Console;
 use crate::{Orders, tree};
-use guest_abi::core_call::{CoreCall, ExitClass, Status, VmState};
+use guest_abi::core_call::{CoreCall, ExitClass, Status, VM_ITS, VmState};
 use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
-/// The guest: a flat image, or what stands in for one if none was asked for.
-static GUEST: &[u8] = include_bytes!(env!("SKETE_DIRECT_GUEST"));
+/// The guests: flat images, or what stands in for one that was not asked for.
+static GUESTS: [(&str, &[u8]); 4] = [
+    ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
+    ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
+    ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
+    (
+        "conformance",
+        include_bytes!(env!("SKETE_DIRECT_CONFORMANCE")),
+    ),
+];
+
+/// Returns the guest with this name.
+pub(crate) fn guest(name: &str) -> Option<&'static [u8]> {
+    let mut guests = GUESTS.iter();
+    guests.find(|(is, _)| *is == name).map(|(_, image)| *image)
+}
 /// Granted blocks that guests are copied through: 256 KiB.
 const COPY_ORDER: u64 = 6;
 
@@ -31,6 +45,9 @@ impl Vm {
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
         config[8..12].copy_from_slice(&(orders.vcpus as u32).to_le_bytes());
+        if orders.device.is_some() && n == 0 {
+            config[12..16].copy_from_slice(&VM_ITS.to_le_bytes());
+        }
         config[16..22].copy_from_slice(b"direct");
         frame.fill(&config);
         let [handle, shared_pa] = calls::call(CoreCall::VmCreate, [frame.pa, 0, 0, 0])
@@ -41,7 +58,7 @@ impl Vm {
             console: Console::new(n, shared_pa),
         };
         let entry = RAM_BASE + FLAT_OFFSET;
-        vm.copy_in(&frame, entry, GUEST)?;
+        vm.copy_in(&frame, entry, orders.guest)?;
         let args = alloc::format!("{} vm={n}", orders.args);
         let tree = tree::make(orders.vcpus, ram_bytes, &args).expect("a device tree");
         let tree_at = RAM_BASE + (ram_bytes / 2).next_multiple_of(0x20_0000);
