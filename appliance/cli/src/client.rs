@@ -211,6 +211,35 @@ impl Client {
         self.read(&mut response)
     }
 
+    /// Returns a VM, and the tag that its definition has until it is changed.
+    pub(crate) fn vm_and_tag(&self, name: &str) -> Result<(Vm, String), Error> {
+        let mut response = self.send(Method::GET, &vm_path(name)?, &[], (), Some(REQUEST))?;
+        let tag = response.headers().get("ETag");
+        let tag = tag.and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        let tag = tag.ok_or_else(|| Error::Protocol("a VM came without an ETag".into()))?;
+        Ok((self.read(&mut response)?, tag))
+    }
+
+    /// Gives a VM another definition, if its present one still has this tag.
+    pub(crate) fn vm_replace(&self, name: &str, spec: &VmSpec, tag: &str) -> Result<Vm, Error> {
+        let headers = [("If-Match", tag)];
+        let mut response = self.json(Method::PUT, &vm_path(name)?, &headers, spec)?;
+        self.read(&mut response)
+    }
+
+    /// Posts something that is answered with a value or with nothing.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Option<T>, Error> {
+        let mut response = self.json(Method::POST, path, &[], body)?;
+        if response.status().as_u16() == 204 {
+            return Ok(None);
+        }
+        self.read(&mut response).map(Some)
+    }
+
     /// Does something to a VM and waits until it is done; tells `progress` how many bytes
     /// of how many are loaded meanwhile.
     pub fn vm_action(

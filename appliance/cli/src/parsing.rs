@@ -20,7 +20,7 @@ const GLOBAL: [(&str, Option<&str>); 4] = [
     ("--quiet", None),
 ];
 
-const COMMANDS: [Row; 24] = [
+const COMMANDS: [Row; 33] = [
     ("host", &[]),
     ("vm memory show web", &[]),
     (
@@ -57,6 +57,7 @@ const COMMANDS: [Row; 24] = [
             ("--cmdline", Some("-x y=z")),
             ("--cpus", Some("2")),
             ("--memory", Some("512MiB")),
+            ("--device", Some("00:03.0,profile=nvme")),
         ],
     ),
     (
@@ -73,6 +74,23 @@ const COMMANDS: [Row; 24] = [
     ("vm ls", &[]),
     ("vm show a", &[]),
     ("vm rm a", &[("--force", None)]),
+    ("device ls", &[]),
+    ("device show 00:03.0", &[]),
+    (
+        "device attach web 00:03.0",
+        &[
+            ("--profile", Some("nvme")),
+            ("--memory", Some("0000:00:04.0")),
+            ("--registers-bar", Some("2")),
+            ("--unsafe-dma", None),
+        ],
+    ),
+    ("device detach web 00:03.0", &[]),
+    ("device reset 0000:00:03.0", &[]),
+    ("device revoke 00:03.0 2 0x200000 2MiB", &[]),
+    ("device read 00:03.0 0 0x1c", &[("--raw", None)]),
+    ("device write 00:03.0 0 0x14 00004600", &[]),
+    ("device touches 00:03.0", &[]),
     ("console a", &[("--log", None)]),
     ("events", &[("--since", Some("3")), ("--no-follow", None)]),
     ("shutdown", &[("--reset", None)]),

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use api::{
-    Device, DeviceRequest, DeviceSpec, ImageKind, Memory, MemoryAction, MemoryKind, MemoryPolicy,
-    MemoryScan, PowerAction,
+    Device, DeviceAction, DeviceRequest, DeviceSpec, DeviceState, ImageKind, Memory, MemoryAction,
+    MemoryKind, MemoryPolicy, MemoryScan, PowerAction,
 };
 
 /// An image in the backend's store.

@@ -78,6 +78,9 @@ enum Command {
         /// Without a terminal: run commands in the guest, compare what they print, power off
         #[arg(long)]
         check: bool,
+        /// Hand the guest an NVMe drive of the machine's; use it, and reset it while it reads
+        #[arg(long)]
+        device: bool,
     },
     /// Starts the appliance and leaves its control port on 127.0.0.1
     Run(MachineArgs),
@@ -128,7 +131,11 @@ fn obey(command: Command) -> Result<()> {
         Command::Test { filter, long } => test::everything(filter.as_deref(), long),
         Command::Mutants { shard, package } => mutants::hunt(&package, &shard),
         Command::Bench { json } => bench::bench(json),
-        Command::Demo { machine, check } => demo::demo(&machine, check),
+        Command::Demo {
+            machine,
+            check,
+            device,
+        } => demo::demo(&machine, check, device),
         Command::Run(machine) => run::run(&machine),
         Command::Debug(machine) => debug::debug(&machine),
     }

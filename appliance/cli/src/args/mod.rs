@@ -1,12 +1,13 @@
 //! The command line.
 
+pub(crate) mod device;
 pub(crate) mod memory;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use skete_client::api::ImageKind;
+use skete_client::api::{DeviceSpec, ImageKind};
 use skete_client::size;
 
 /// Manages virtual machines on a Skete appliance.
@@ -74,6 +75,9 @@ pub(crate) enum Command {
     /// Define, start, stop, show and delete virtual machines.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Give PCI devices to VMs; show, reset, revoke, read and write those that VMs have.
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     /// List the virtual machines; the same as `vm ls`.
     Ls,
     /// Attach to a VM's console. Ctrl-] detaches.
@@ -192,6 +196,10 @@ pub(crate) struct CreateArgs {
     /// RAM, such as 512MiB or 2GiB [default: 256MiB].
     #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) memory: Option<u64>,
+    /// A PCI function that it has; may be given more than once. For example
+    /// 00:03.0,profile=nvme; see `skete device attach --help` for what may follow.
+    #[arg(long = "device", value_name = "PCI[,…]", value_parser = device::device)]
+    pub(crate) devices: Vec<DeviceSpec>,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +247,15 @@ impl From<Kind> for ImageKind {
             Kind::Elf => Self::Elf,
         }
     }
+}
+
+/// Reads a number, hexadecimal with `0x`.
+fn address(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| format!("'{text}' is no address: write for example 0x40000000"))
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -1,6 +1,7 @@
 //! What each command does.
 
 pub(crate) mod console;
+pub(crate) mod device;
 pub(crate) mod image;
 pub(crate) mod memory;
 pub(crate) mod vm;

@@ -49,6 +49,9 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), Erro
     file.boot.cmdline = args.cmdline.or(file.boot.cmdline);
     file.cpus = args.cpus.or(file.cpus);
     file.memory = args.memory.or(file.memory);
+    if !args.devices.is_empty() {
+        file.devices = args.devices;
+    }
     if file.boot.kernel.is_none() && file.boot.flat.is_none() && file.boot.elf.is_none() {
         return Err(Error::Usage(
             "one of --kernel, --flat and --elf is needed, or a file (-f) that says what to boot"
@@ -135,6 +138,9 @@ fn show(output: &Output, vm: &Vm) -> Result<(), Error> {
     }
     if !spec.boot.cmdline.is_empty() {
         lines.push(format!("cmdline    {}", spec.boot.cmdline));
+    }
+    for device in &spec.devices {
+        lines.push(format!("device     {}", super::device::spec(device)));
     }
     if let Some(error) = &status.last_error {
         lines.push(format!("error      {} ({})", error.detail, error.code));
