@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ::vcpu::Exit;
-use ::vcpu::exit::{DataAbort, Fault, InstructionAbort, Wait};
+use ::vcpu::exit::{DataAbort, Fault, InstructionAbort, Touch, Wait};
 use ::vcpu::inject::{self, Cause, Stopped};
 use arch::Ipa;
 use gmap::Access;
@@ -20,11 +20,40 @@ use crate::{
 #[unsafe(no_mangle)]
 extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
     let esr = hw::esr_el2();
-    match Exit::decode(esr, hw::far_el2(), hw::hpfar_el2()) {
-        Exit::Hvc { .. } => {
-            vcpu.count(ExitClass::Call);
-            hypercall::hvc(vcpu);
+    if Touch::is_told_by(esr) {
+        touch(vcpu, esr)
+    } else if Exit::is_hvc(esr) {
+        call(vcpu)
+    } else {
+        other(vcpu, esr)
+    }
+}
+
+/// An HVC. Like [`touch`], it would pay for the registers that [`other`] needs.
+#[inline(never)]
+fn call(vcpu: &mut Vcpu) -> *mut Vcpu {
+    vcpu.count(ExitClass::Call);
+    hypercall::hvc(vcpu);
+    schedule::leave(vcpu)
+}
+
+/// A load or store where nothing is mapped. A device's is answered here, since a guest makes
+/// these by the thousand; in a function of its own, which has few registers to save.
+#[inline(never)]
+fn touch(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
+    match Touch::decode(esr, hw::far_el2(), hw::hpfar_el2()) {
+        Some(touch) if touch.ipa.raw() < RAM_BASE && !passthrough::claims(vcpu.vm(), touch.ipa) => {
+            mmio::access(vcpu, touch.ipa, touch.access, touch.write);
+            schedule::leave(vcpu)
         }
+        _ => other(vcpu, esr),
+    }
+}
+
+/// Any other exit.
+#[inline(never)]
+fn other(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
+    match Exit::decode(esr, hw::far_el2(), hw::hpfar_el2()) {
         Exit::DataAbort(abort) => data_abort(vcpu, abort, esr),
         Exit::InstructionAbort(abort) => instruction_abort(vcpu, abort, esr),
         Exit::Sysreg {
@@ -63,13 +92,14 @@ extern "C" fn exit_sync(vcpu: &mut Vcpu) -> *mut Vcpu {
         | Exit::PcAlignment
         | Exit::SpAlignment
         | Exit::Debug { .. }
+        | Exit::Hvc { .. }
         | Exit::SError
         | Exit::Unknown { .. } => undefined(vcpu),
     }
     schedule::leave(vcpu)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
     let Some(ipa) = abort.ipa else {
         if !permission_fault(vcpu, abort.fault, abort.far, esr) {
@@ -83,7 +113,7 @@ fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, esr: u64) {
     if ipa.raw() < RAM_BASE {
         match abort.access {
             Some(access) if !abort.on_walk && !abort.cache => {
-                mmio::access(vcpu, ipa, access, abort.write);
+                mmio::access_again(vcpu, ipa, access, abort.write);
             }
             // Maintenance of a line that no cache holds has nothing to do.
             _ if abort.cache => skip(vcpu),

@@ -64,6 +64,12 @@ pub(crate) fn access(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
     exits::skip(vcpu);
 }
 
+/// The same for who comes a longer way: [`access`] is inlined only where it must be quick.
+#[inline(never)]
+pub(crate) fn access_again(vcpu: &mut Vcpu, ipa: Ipa, access: Access, write: bool) {
+    self::access(vcpu, ipa, access, write);
+}
+
 #[inline(always)]
 fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
     let vm = vcpu.vm();

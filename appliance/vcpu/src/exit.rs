@@ -96,11 +96,19 @@ pub struct Access {
 
 impl Access {
     /// Returns what the register holds after a load found `value` on the bus.
+    #[inline(always)]
     pub const fn extend(self, value: u64) -> u64 {
         let value = value & self.width.mask();
-        if !self.sign_extend {
-            return value;
+        if self.sign_extend {
+            self.extend_sign(value)
+        } else {
+            value
         }
+    }
+
+    /// What [`Access::extend`] does for the few loads that ask for it.
+    #[inline(never)]
+    const fn extend_sign(self, value: u64) -> u64 {
         let unused = 64_u32.wrapping_sub(match self.width {
             Width::Byte => 8,
             Width::Half => 16,
@@ -115,6 +123,48 @@ impl Access {
             extended & 0xffff_ffff
         }
     }
+}
+
+/// A load or store where stage 2 has nothing, described in full: what nearly every abort of a
+/// guest that uses a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// The address.
+    pub ipa: Ipa,
+    /// A store.
+    pub write: bool,
+    /// The instruction.
+    pub access: Access,
+}
+
+impl Touch {
+    /// Returns whether a syndrome is that of a touch: one comparison, where reading all of it
+    /// takes as long as answering it.
+    #[inline(always)]
+    pub const fn is_told_by(esr: u64) -> bool {
+        // EC, ISV, FnV, CM, S1PTW, and DFSC less the level.
+        const FIELDS: u64 = 0x3f << 26 | 1 << 24 | 1 << 10 | 1 << 8 | 1 << 7 | 0x3c;
+        const TRANSLATION: u64 = 0b00_0100;
+        esr & FIELDS == 0x24 << 26 | 1 << 24 | TRANSLATION
+    }
+
+    /// Reads the three registers, if [`Touch::is_told_by`] says yes; `None` for an address
+    /// that no guest has.
+    #[inline(always)]
+    pub fn decode(esr: u64, far: u64, hpfar: u64) -> Option<Self> {
+        let iss = Iss(esr);
+        Some(Self {
+            ipa: Ipa::new(fault_page(hpfar) | far & 0xfff)?,
+            write: iss.bit(6),
+            access: iss.described(),
+        })
+    }
+}
+
+/// HPFAR_EL2.FIPA, bits 47:4, is the address's bits 55:12.
+#[inline(always)]
+const fn fault_page(hpfar: u64) -> u64 {
+    (hpfar >> 4 & 0xfff_ffff_ffff) << 12
 }
 
 /// What went wrong in an abort (ISS.DFSC and IFSC).
@@ -173,6 +223,13 @@ pub struct InstructionAbort {
 }
 
 impl Exit {
+    /// Returns whether a syndrome is that of [`Exit::Hvc`]: a call is answered before the rest
+    /// is looked at.
+    #[inline(always)]
+    pub const fn is_hvc(esr: u64) -> bool {
+        esr >> 26 & 0x3f == 0x16
+    }
+
     /// Reads the three registers as they are after an exception from a lower level.
     pub fn decode(esr: u64, far: u64, hpfar: u64) -> Self {
         let iss = Iss(esr);
@@ -264,7 +321,13 @@ impl Iss {
         if !self.bit(24) || self.bit(7) || self.bit(8) {
             return None;
         }
-        Some(Access {
+        Some(self.described())
+    }
+
+    /// SAS, SSE, SRT, SF, which mean something if ISV is set.
+    #[inline(always)]
+    const fn described(self) -> Access {
+        Access {
             width: match self.bits(22, 2) {
                 0 => Width::Byte,
                 1 => Width::Half,
@@ -274,7 +337,7 @@ impl Iss {
             sign_extend: self.bit(21),
             sixty_four: self.bit(15),
             register: self.bits(16, 5),
-        })
+        }
     }
 
     /// FnV is set only for external aborts.
@@ -289,9 +352,7 @@ impl Iss {
             Fault::Permission => on_walk,
             Fault::External | Fault::ExternalOnWalk | Fault::Other(_) => false,
         };
-        // HPFAR_EL2.FIPA, bits 47:4, is the address's bits 55:12.
-        let page = (hpfar >> 4 & 0xfff_ffff_ffff) << 12;
         let offset = if on_walk { 0 } else { far & 0xfff };
-        Ipa::new(page | offset).filter(|_| known)
+        Ipa::new(fault_page(hpfar) | offset).filter(|_| known)
     }
 }

@@ -1,6 +1,6 @@
 //! Syndromes against DDI 0487 D24.2.40, with literal bit positions. (RELIABILITY C11, host half.)
 use arch::Width;
-use vcpu::exit::{Access, DataAbort, Exit, Fault, InstructionAbort, Wait};
+use vcpu::exit::{Access, DataAbort, Exit, Fault, InstructionAbort, Touch, Wait};
 use vcpu::sysreg::Register;
 
 /// HPFAR_EL2 for IPA 0x9_0909_a000 and FAR_EL2 for VA 0xffff_8000_1234_5678.
@@ -62,7 +62,30 @@ fn every_data_abort_syndrome_is_what_the_manual_says() {
         if decode(0x24 << 26 | 1 << 25 | iss) != Exit::DataAbort(expected) {
             panic!("{iss:#x}: not {expected:?}");
         }
+        // ISV, and neither FnV, CM nor S1PTW; DFSC 0b0001xx. The 0b101011 of level -1 is rare.
+        let esr = 0x24 << 26 | 1 << 25 | iss;
+        let plain = iss & 0x100_0580 == 0x100_0000 && matches!(iss & 0x3f, 4..=7);
+        assert_eq!(Touch::is_told_by(esr), plain, "{iss:#x}");
+        if plain {
+            let touch = Touch::decode(esr, FAR, HPFAR).expect("the address is one");
+            assert_eq!(expected.ipa, Some(touch.ipa));
+            assert_eq!(
+                (expected.write, expected.access),
+                (touch.write, Some(touch.access))
+            );
+        }
     }
+}
+
+#[test]
+fn only_a_data_abort_from_the_guest_is_a_touch() {
+    for class in (0..64).filter(|class| *class != 0x24) {
+        assert!(!Touch::is_told_by(class << 26 | 0x0300_0004), "{class:#x}");
+    }
+    assert!(Touch::is_told_by(0x9200_0004 | 1 << 24));
+    // ISS2, above bit 31, is no part of it.
+    assert!(Touch::is_told_by(0x9200_0004 | 1 << 24 | 0xff << 32));
+    assert_eq!(Touch::decode(0x9300_0004, 0, 1 << 40), None);
 }
 
 #[test]

@@ -1,0 +1,274 @@
+//! How VMs come to be and go.
+//!
+//! A VM is built whole before anyone can see it: what fails on the way frees what it took.
+#![expect(unsafe_code, reason = "records live in frames, reached by pointer")]
+
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use arch::{Ipa, Pa};
+use guest_abi::core_call::{Status, VM_FLAGS, VM_NO_PV_TIME, VmConfig, VmState};
+use guest_abi::map;
+use guest_abi::root_boot::VMS_MAX;
+use sched::Cap;
+use spin::Mutex;
+use uart::Pl031;
+use vgic::Vgic;
+
+use super::vcpu::{self, Place, Run, VcpuControl};
+use super::{ROOT_SLOT, SHARED_ORDER, VCPU_ORDER, VCPUS, VCPUS_MAX, VM_ORDER, VMS, Vm};
+use super::{by_slot, pointer};
+use crate::serial::Serial;
+use crate::stage2::{self, Space, Stage2};
+use crate::{hw, memory, paravirt, per_cpu, world};
+
+/// Root's share: while it works, a guest on its core gets a tenth.
+const ROOT_WEIGHT: u32 = 1000;
+
+/// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
+const GUEST_IPA_BITS: u8 = 40;
+
+/// Serialises creating and destroying; holds the last generation given out.
+static LIFECYCLE: Mutex<u32> = Mutex::new(0);
+
+/// What [`create`] is to build.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) slot: usize,
+    pub(crate) ram_bytes: u64,
+    pub(crate) vcpus: usize,
+    pub(crate) ipa_bits: u8,
+    pub(crate) flags: u32,
+}
+
+/// Builds a guest. Maps nothing of its RAM.
+pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
+    let vcpus = usize::try_from(config.vcpus).map_err(|_| Status::Invalid)?;
+    if vcpus == 0
+        || vcpus > VCPUS_MAX
+        || config.flags & !VM_FLAGS != 0
+        || config.ram_bytes == 0
+        || config.ram_bytes & 0x1f_ffff != 0
+        || config.ram_bytes > map::RAM_MAX_BYTES
+    {
+        return Err(Status::Invalid);
+    }
+    let mut lifecycle = LIFECYCLE.lock();
+    let slot = (0..VMS_MAX)
+        .find(|slot| by_slot(*slot).is_none())
+        .ok_or(Status::Exhausted)?;
+    let plan = Plan {
+        slot,
+        ram_bytes: config.ram_bytes,
+        vcpus,
+        ipa_bits: GUEST_IPA_BITS,
+        flags: config.flags,
+    };
+    create(&plan, &mut lifecycle)
+}
+
+/// Builds root.
+pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, Status> {
+    let plan = Plan {
+        slot: ROOT_SLOT,
+        ram_bytes,
+        vcpus: 1,
+        ipa_bits,
+        flags: VM_NO_PV_TIME,
+    };
+    create(&plan, &mut LIFECYCLE.lock())
+}
+
+/// Blocks that are freed again unless building succeeds.
+struct Blocks {
+    held: [Option<(Pa, u8)>; VCPUS_MAX + 3],
+    len: usize,
+}
+
+impl Blocks {
+    fn alloc(&mut self, order: u8) -> Result<Pa, Status> {
+        let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
+        let place = self.held.get_mut(self.len).ok_or(Status::Exhausted)?;
+        *place = Some((pa, order));
+        self.len += 1;
+        Ok(pa)
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        for (pa, order) in self.held.iter().flatten() {
+            memory::free(*pa, *order);
+        }
+    }
+}
+
+fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
+    let mut blocks = Blocks {
+        held: [None; VCPUS_MAX + 3],
+        len: 0,
+    };
+    let vm_pa = blocks.alloc(VM_ORDER)?;
+    let shared_pa = blocks.alloc(SHARED_ORDER)?;
+    let mut vcpu_pas = [vm_pa; VCPUS_MAX];
+    for pa in vcpu_pas.iter_mut().take(plan.vcpus) {
+        *pa = blocks.alloc(VCPU_ORDER)?;
+    }
+    let lines = match plan.flags & VM_NO_PV_TIME {
+        0 => Some(blocks.alloc(0)?),
+        _ => None,
+    };
+    let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
+    let mut gmap = stage2::new(plan.ipa_bits).ok_or(Status::Exhausted)?;
+    let machine = &mut Stage2::unseen();
+    let built = gmap
+        .add_ram(machine, ram, plan.ram_bytes)
+        .map_err(|_| Status::Invalid)
+        .and_then(|()| match lines {
+            Some(pa) => paravirt::show(&mut gmap, machine, pa).map_err(|_| Status::Exhausted),
+            None => Ok(()),
+        });
+    if let Err(status) = built {
+        let _ = gmap.destroy(machine, usize::MAX);
+        stage2::free_vmid(gmap.vmid());
+        return Err(status);
+    }
+    if let Some(pa) = lines {
+        paravirt::init(pa, plan.vcpus);
+    }
+    if plan.slot != ROOT_SLOT {
+        gmap.enable_states()
+            .expect("the space has no vCPUs before this");
+    }
+    for _ in 0..plan.vcpus {
+        gmap.add_vcpu();
+    }
+    // Nothing fails from here on: the blocks stay.
+    blocks.held = [None; VCPUS_MAX + 3];
+
+    *generation = generation.wrapping_add(1).max(1);
+    let vm = memory::ptr::<Vm>(vm_pa);
+    let value = Vm {
+        slot: plan.slot,
+        generation: *generation,
+        ram_bytes: plan.ram_bytes,
+        vttbr: gmap.vttbr(),
+        vtcr: stage2::vtcr(plan.ipa_bits),
+        cntvoff: if plan.slot == ROOT_SLOT {
+            0
+        } else {
+            hw::cntpct()
+        },
+        vcpus: plan.vcpus,
+        state: AtomicU32::new(VmState::Built as u32),
+        stopping: AtomicBool::new(false),
+        reason: AtomicU32::new(0),
+        reason_pc: AtomicU64::new(0),
+        shared_pa,
+        weight: AtomicU32::new(if plan.slot == ROOT_SLOT {
+            ROOT_WEIGHT
+        } else {
+            sched::WEIGHT_DEFAULT
+        }),
+        busy: AtomicU32::new(0),
+        cap: Mutex::new(Cap::NONE),
+        capped: AtomicBool::new(false),
+        flags: plan.flags,
+        lines,
+        gmap: Space::new(plan.slot, gmap),
+        devices: AtomicU32::new(0),
+        populated: AtomicU64::new(0),
+        vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
+        serial: Mutex::new(Serial::default()),
+        clock: Mutex::new(Pl031::default()),
+    };
+    // SAFETY: the block is ours, large enough (asserted above) and aligned to its size.
+    unsafe { vm.write(value) };
+    // SAFETY: just written, and never moved or freed while it is in the table.
+    let vm: &'static Vm = unsafe { &*vm };
+    {
+        let mut vgic = vm.vgic.lock();
+        for index in 0..plan.vcpus {
+            for timer in [map::VTIMER_INTID, map::PTIMER_INTID] {
+                // Nothing is active yet, so nobody needs to be told.
+                let _ = vgic.set_hardware(index, timer, Some(timer));
+            }
+        }
+    }
+    vm.shared()
+        .state
+        .store(VmState::Built as u32, Ordering::Release);
+    let cores = per_cpu::online().count().max(1);
+    for (index, pa) in vcpu_pas.iter().take(plan.vcpus).enumerate() {
+        // Guests fill the cores from the last: root sits on the first.
+        let home = if plan.slot == ROOT_SLOT {
+            0
+        } else {
+            cores - 1 - (plan.slot + index) % cores
+        };
+        let id = plan.slot * VCPUS_MAX + index;
+        let place = Place {
+            index,
+            id: id as u16,
+            home,
+            affinity: if plan.slot == ROOT_SLOT { 1 } else { u32::MAX },
+        };
+        let control = vcpu::build(*pa, vm, place);
+        if let Some(entry) = VCPUS.get(id) {
+            entry.store(control, Ordering::Release);
+        }
+    }
+    if let Some(entry) = VMS.get(plan.slot) {
+        entry.store(ptr::from_ref(vm).cast_mut(), Ordering::Release);
+    }
+    Ok(vm)
+}
+
+/// Frees a VM that does not run, a slice at a time; [`Status::Again`] until it is done.
+///
+/// `last` runs once nothing can fail any more, before the records go.
+pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status> {
+    let _lifecycle = LIFECYCLE.lock();
+    if vm.state() == VmState::Running {
+        return Err(Status::BadState);
+    }
+    // A vCPU that is on its way out, or still loaded somewhere, keeps the VM.
+    if vm.all_vcpus().any(|v| v.run() != Run::Off) || !world::unload(vm) {
+        return Err(Status::Again);
+    }
+    // That it is no longer its core's current one is not enough: the core writes this last.
+    if vm.all_vcpus().any(VcpuControl::is_held) {
+        return Err(Status::Again);
+    }
+    let machine = &mut vm.gmap.machine();
+    if let Some(frame) = vm.gmap.huge.lock().take() {
+        frame.free(machine);
+    }
+    if vm.gmap.exclusive().destroy(machine, 256) == gmap::Progress::More {
+        return Err(Status::Again);
+    }
+    stage2::free_vmid(vm.gmap.shared().vmid());
+    last();
+    for index in 0..vm.vcpus {
+        let id = vm.slot * VCPUS_MAX + index;
+        if let Some(entry) = VCPUS.get(id) {
+            if let Some(vcpu) = world::as_mut(pointer(id as u16)) {
+                vcpu.tables.release(&mut vm.gmap.machine());
+                vcpu.released.free();
+            }
+            let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+            let frame = memory::pa_of(control as u64).align_down(memory::FRAME << VCPU_ORDER);
+            memory::free(frame, VCPU_ORDER);
+        }
+    }
+    let (shared, lines) = (vm.shared_pa, vm.lines);
+    if let Some(entry) = VMS.get(vm.slot) {
+        let vm = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+        memory::free(memory::pa_of(vm as u64), VM_ORDER);
+    }
+    memory::free(shared, SHARED_ORDER);
+    if let Some(pa) = lines {
+        memory::free(pa, 0);
+    }
+    Ok(())
+}
