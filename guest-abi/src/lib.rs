@@ -9,6 +9,7 @@
 
 pub mod core_call;
 pub mod device;
+pub mod dma;
 pub mod guest_memory;
 pub mod lock;
 pub mod map;

@@ -31,6 +31,10 @@ pub struct DeviceSpec {
     /// It may do DMA although no SMMU bounds it, and so reach all of the machine's memory.
     #[serde(default)]
     pub unsafe_dma: bool,
+    /// Its DMA reaches only pages that the guest declares, and the rest of the VM's RAM can be
+    /// taken back. Without it, all of the VM's RAM is populated when it starts.
+    #[serde(default)]
+    pub declared_dma: bool,
     /// Only for `nvgrace-gpu`: the function whose largest BAR is its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
@@ -105,6 +109,10 @@ pub struct Device {
     pub dma: bool,
     /// An SMMU bounds its DMA to its VM's memory.
     pub dma_bounded: bool,
+    /// Its guest says which pages it reaches.
+    pub dma_declared: bool,
+    /// Bytes of its VM's RAM that it reaches by DMA.
+    pub dma_bytes: u64,
     /// It has a reset of its own.
     pub resettable: bool,
     /// How often it was reset, from 1 when a VM gets it.

@@ -83,6 +83,7 @@ const COMMANDS: [Row; 33] = [
             ("--memory", Some("0000:00:04.0")),
             ("--registers-bar", Some("2")),
             ("--unsafe-dma", None),
+            ("--declared-dma", None),
         ],
     ),
     ("device detach web 00:03.0", &[]),

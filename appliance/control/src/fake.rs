@@ -407,6 +407,8 @@ impl FakeBackend {
             reset_pending: false,
             dma: true,
             dma_bounded: true,
+            dma_declared: false,
+            dma_bytes: 0,
             resettable: true,
             generation: 0,
             zaps: 0,

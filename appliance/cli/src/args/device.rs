@@ -90,6 +90,10 @@ pub(crate) struct AttachArgs {
     /// Let it do DMA although no SMMU bounds it: it can then reach all of the machine's memory.
     #[arg(long)]
     pub(crate) unsafe_dma: bool,
+    /// Let its DMA reach only pages that the guest declares, so that the rest of the VM's RAM can
+    /// be taken back. For guests that know how; else all of it is populated.
+    #[arg(long)]
+    pub(crate) declared_dma: bool,
 }
 
 impl AttachArgs {
@@ -99,6 +103,7 @@ impl AttachArgs {
             pci: self.pci,
             profile: self.profile.into(),
             unsafe_dma: self.unsafe_dma,
+            declared_dma: self.declared_dma,
             memory: self.memory,
             registers_bar: self.registers_bar,
         }
@@ -192,9 +197,11 @@ pub(crate) fn device(text: &str) -> Result<DeviceSpec, String> {
                 spec.registers_bar = bar.ok_or("registers-bar is 0 to 5")?;
             }
             ("unsafe-dma", "") => spec.unsafe_dma = true,
+            ("declared-dma", "") => spec.declared_dma = true,
             _ => {
                 return Err(format!(
-                    "'{part}' is none of profile=KIND, memory=PCI, registers-bar=N, unsafe-dma"
+                    "'{part}' is none of profile=KIND, memory=PCI, registers-bar=N, unsafe-dma, \
+                     declared-dma"
                 ));
             }
         }

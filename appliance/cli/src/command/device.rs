@@ -120,6 +120,9 @@ pub(crate) fn spec(device: &DeviceSpec) -> String {
     if device.unsafe_dma {
         line.push_str(", DMA not bounded");
     }
+    if device.declared_dma {
+        line.push_str(", DMA to declared pages");
+    }
     line
 }
 
@@ -194,9 +197,17 @@ fn assigned(device: &Device) -> Vec<String> {
         (true, true) => "on, not found ready since its reset",
     };
     let dma = match (device.dma, device.dma_bounded) {
-        (false, _) => "none",
-        (true, true) => "bounded by the SMMU",
-        (true, false) => "NOT bounded: it reaches all of the machine's memory",
+        (false, _) => "none".into(),
+        (true, true) => {
+            let what = if device.dma_declared {
+                "that its guest declared"
+            } else {
+                "of its VM's RAM"
+            };
+            let bytes = size::show(device.dma_bytes);
+            format!("bounded by the SMMU: reaches {bytes} {what}")
+        }
+        (true, false) => "NOT bounded: it reaches all of the machine's memory".into(),
     };
     let faults = &device.faults;
     let mut lines = vec![

@@ -22,7 +22,7 @@ use spin::Mutex;
 use uart::Pl031;
 use vgic::Vgic;
 
-pub(crate) use self::life::{create_guest, create_root, destroy};
+pub(crate) use self::life::{GUEST_IPA_BITS, create_guest, create_root, destroy};
 pub(crate) use self::vcpu::{NOWHERE, Run, Vcpu, VcpuControl};
 use crate::memory;
 use crate::serial::Serial;

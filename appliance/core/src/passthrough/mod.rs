@@ -16,6 +16,7 @@ mod assign;
 mod bus;
 mod config;
 mod control;
+pub(crate) mod dma;
 mod ecam;
 mod park;
 pub(crate) mod smmu;
@@ -37,6 +38,7 @@ pub(crate) use assign::release;
 pub(crate) use bus::init;
 pub(crate) use config::{Stored, load as config_load, store as config_store};
 pub(crate) use control::handle;
+pub(crate) use dma::View;
 pub(crate) use park::{Parked, wake_at};
 pub(crate) use touch::{claims, touch};
 

@@ -30,4 +30,5 @@ mod memory;
 mod memory_api;
 mod plain;
 mod refusals;
+mod resets;
 mod turns;

@@ -89,7 +89,7 @@ pub(super) fn show(control: &Control, shell: &mut Shell, drive: &Drive) -> Resul
     said(
         shell,
         &format!(
-            "(while :; do dd if={DISK} of=/dev/null bs=64k iflag=direct; done) >/dev/null 2>&1 & \
+            "while :; do dd if={DISK} of=/dev/null bs=64k iflag=direct; done >/dev/null 2>&1 & \
              echo $! >/tmp/load; echo reads the drive all the time"
         ),
     )?;
