@@ -123,6 +123,8 @@ pub struct DeviceInfo {
     pub dma_fault_at: u64,
     /// Bytes of its VM's RAM that it reaches by DMA.
     pub dma_bytes: u64,
+    /// Groups of sixteen pages, 64 KiB, that faults have mapped.
+    pub mapped_64k: u64,
 }
 const _: () = assert!(size_of::<DeviceInfo>() <= 4096);
 
@@ -152,5 +154,6 @@ mod tests {
         assert_eq!(offset_of!(DeviceInfo, dma_faults), 968);
         assert_eq!(offset_of!(DeviceInfo, dma_fault_at), 976);
         assert_eq!(offset_of!(DeviceInfo, dma_bytes), 984);
+        assert_eq!(offset_of!(DeviceInfo, mapped_64k), 992);
     }
 }

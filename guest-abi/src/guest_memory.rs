@@ -169,7 +169,7 @@ mod tests {
         };
         assert_eq!(got, Some(Ok(expected)));
         let pages = decode(0xc600_0028, [0x4000_1000, 9, 0]);
-        let wanted = Call::Declare {
+        let wanted = GuestMemoryCall::Declare {
             ipa: 0x4000_1000,
             pages: 9,
         };

@@ -62,6 +62,8 @@ pub enum DeviceState {
 pub struct DeviceFaults {
     /// Leaves of 4 KiB mapped.
     pub mapped_4k: u64,
+    /// Groups of sixteen pages mapped, 64 KiB, each of which a TLB may hold as one.
+    pub mapped_64k: u64,
     /// Leaves of 2 MiB mapped.
     pub mapped_2m: u64,
     /// Leaves of 1 GiB mapped.

@@ -30,6 +30,12 @@ pub(crate) fn run(name: &str, [a, b, c]: [u64; 3]) -> Option<Result<u64, Fault>>
         }
         "declare" => Ok(each_page(dma::DMA_DECLARE, a, b)),
         "undeclare" => Ok(each_page(dma::DMA_UNDECLARE, a, b)),
+        "store" => {
+            let start = timer::now();
+            let stored = catch(|| mem::write16(config, c));
+            let ticks = timer::now() - start;
+            stored.map(|()| payload::stats::insns_per_op(ticks, timer::hz(), 1))
+        }
         "when" => {
             let start = timer::now();
             let loaded = catch(|| mem::read32(a));

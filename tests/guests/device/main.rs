@@ -16,6 +16,7 @@
 //! | `size D B` | writes ones to BAR B and gives the size that it says |
 //! | `bench A N S` | touches as `fill` does; gives instructions a touch under `-icount` |
 //! | `declare A N`, `undeclare A N` | lets devices reach N pages from A, or no longer; gives N or the refusal |
+//! | `store D O V` | as `ch`; gives the instructions it took under `-icount` |
 //! | `when A` | loads a word, and gives the milliseconds that took |
 //! | `loop A` | loads at A over and over, until a key comes; gives how many took an exception |
 //! | `off` | switches the machine off |

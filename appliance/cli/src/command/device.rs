@@ -233,6 +233,7 @@ fn assigned(device: &Device) -> Vec<String> {
     lines.push("faults".into());
     let counts = [
         ("4 KiB leaf mapped", faults.mapped_4k),
+        ("64 KiB group mapped", faults.mapped_64k),
         ("2 MiB leaf mapped", faults.mapped_2m),
         ("1 GiB leaf mapped", faults.mapped_1g),
         ("leaf there already", faults.present),

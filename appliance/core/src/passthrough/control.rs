@@ -11,7 +11,9 @@ use guest_abi::device::{
     UNSAFE_DMA,
 };
 
-use super::{Assigned, Dma, FUNCTIONS, Slot, assign, config, dma, now_ms, smmu, touch, window};
+use super::{
+    Assigned, Dma, FUNCTIONS, Slot, assign, config, dma, events, now_ms, smmu, touch, window,
+};
 use crate::calls;
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory;
@@ -185,9 +187,7 @@ fn access(
 
 fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
     let n = usize::try_from(n).map_err(|_| Status::Invalid)?;
-    for event in (0..smmu::EVENTS_MAX).map_while(|_| smmu::next_event()) {
-        blame(event);
-    }
+    events::ask();
     let slot = FUNCTIONS.get(n).ok_or(Status::Invalid)?.lock();
     let slot = slot.as_ref().ok_or(Status::Invalid)?;
     let mut info = blank(slot);
@@ -195,21 +195,6 @@ fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
         fill(&mut info, device);
     }
     calls::write_out(root, out, &info)
-}
-
-/// Notes an aborted transaction with the function that began it.
-fn blame(event: ::smmu::Event) {
-    for slot in &FUNCTIONS {
-        let mut slot = slot.lock();
-        let Some(slot) = slot.as_mut() else { continue };
-        if u32::from(slot.address.raw()) != event.stream {
-            continue;
-        }
-        if let Some(device) = slot.assigned.as_mut() {
-            device.dma_faults += 1;
-            device.dma_fault_at = event.address;
-        }
-    }
 }
 
 fn blank(slot: &Slot) -> DeviceInfo {
@@ -247,6 +232,7 @@ fn blank(slot: &Slot) -> DeviceInfo {
         dma_faults: 0,
         dma_fault_at: 0,
         dma_bytes: 0,
+        mapped_64k: 0,
     }
 }
 
@@ -278,7 +264,9 @@ fn fill(info: &mut DeviceInfo, device: &Assigned) {
     }
     info.generation = state.generation();
     info.mapped_bytes = device.mapped_bytes;
-    info.mapped = counters.mapped;
+    let [pages, groups, medium, large] = counters.mapped;
+    info.mapped = [pages, medium, large];
+    info.mapped_64k = groups;
     info.present = counters.present;
     info.fell_back = counters.fell_back;
     info.parked = counters.parked;

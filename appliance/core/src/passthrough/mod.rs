@@ -18,6 +18,7 @@ mod config;
 mod control;
 pub(crate) mod dma;
 mod ecam;
+mod events;
 mod park;
 pub(crate) mod smmu;
 mod touch;
@@ -39,6 +40,7 @@ pub(crate) use bus::init;
 pub(crate) use config::{Stored, load as config_load, store as config_store};
 pub(crate) use control::handle;
 pub(crate) use dma::View;
+pub(crate) use events::interrupt;
 pub(crate) use park::{Parked, wake_at};
 pub(crate) use touch::{claims, touch};
 

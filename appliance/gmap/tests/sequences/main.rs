@@ -6,6 +6,7 @@
 )]
 
 mod bbm;
+mod contiguous;
 mod keys;
 mod lifecycle;
 mod machine;

@@ -116,6 +116,7 @@ fn view(info: &DeviceInfo, vm: Option<String>) -> Device {
         mapped_bytes: info.mapped_bytes,
         faults: DeviceFaults {
             mapped_4k,
+            mapped_64k: info.mapped_64k,
             mapped_2m,
             mapped_1g,
             present: info.present,

@@ -98,6 +98,15 @@ fn d2_a_device_reaches_its_vm_s_memory_and_nothing_else(cpu: Cpu) {
     }
     let seen = crate::devices::events(control).1;
     assert!(seen.contains("device.dma_blocked"), "{seen}");
+    // The SMMU interrupted core: who only asks says nothing on the serial line.
+    let serial = skete.appliance.serial().text();
+    let kept = serial
+        .lines()
+        .find(|line| line.contains("the SMMU kept a device"));
+    assert!(
+        kept.is_some_and(|line| line.contains("from 0x44000000")),
+        "{serial}"
+    );
     // It goes on: what is allowed still works.
     guest.run(&format!("w {inside:x} 9abcdef0"));
     copy_out(&mut guest, inside);

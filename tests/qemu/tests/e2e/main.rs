@@ -23,6 +23,7 @@ mod bare;
 mod common;
 mod devices;
 mod dma;
+mod groups;
 mod hostile;
 mod lifecycle;
 mod linux;
