@@ -230,11 +230,14 @@ pub const VM_NO_PV_TIME: u32 = 1 << 0;
 pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
 /// Every flag there is.
 pub const VM_FLAGS: u32 =
-    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS;
+    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS | VM_ITS;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::page_state`].
 pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
 pub const VM_NO_STORAGE_KEYS: u32 = 1 << 3;
+
+/// In [`VmConfig::flags`]: the guest has an ITS. One with devices needs it for their messages.
+pub const VM_ITS: u32 = 1 << 4;
 
 /// What a VM is to be. Reserved bytes are zero.
 #[derive(Clone, Copy, Debug)]

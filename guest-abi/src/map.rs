@@ -7,6 +7,13 @@
 pub const GICD_BASE: u64 = 0x0800_0000;
 /// Bytes of the distributor frame.
 pub const GICD_BYTES: u64 = 0x1_0000;
+/// GICv3 interrupt translation service: control and translation frame, 64 KiB each. A VM without
+/// devices has none.
+pub const ITS_BASE: u64 = 0x0808_0000;
+/// Bytes of its two frames.
+pub const ITS_BYTES: u64 = 0x2_0000;
+/// Where a device writes its messages: `GITS_TRANSLATER`.
+pub const ITS_TRANSLATER: u64 = ITS_BASE + 0x1_0040;
 /// First GICv3 redistributor; each vCPU has two 64 KiB frames, one after the other.
 pub const GICR_BASE: u64 = 0x080a_0000;
 /// Bytes of one vCPU's redistributor (RD_base and SGI_base frames).

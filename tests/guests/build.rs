@@ -2,7 +2,7 @@
 //!
 //! `SKETE_GUEST_ELF=1` makes ELF files at the same addresses instead, for a debugger and for
 //! `mkimage`. `direct`, `memory_root` and `linux_root` are linked where root is, and carry
-//! the files `SKETE_DIRECT_GUEST`, or `SKETE_LINUX_KERNEL` and `SKETE_LINUX_INITRD`.
+//! the files that the variables below name.
 
 fn main() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../payload/payload.ld");
@@ -12,11 +12,14 @@ fn main() {
     for root in ["direct", "memory_root", "linux_root"] {
         println!("cargo:rustc-link-arg-bin={root}=--defsym=payload_base=0x40200000");
     }
-    println!("cargo:rerun-if-env-changed=SKETE_DIRECT_GUEST");
-    let guest = std::env::var("SKETE_DIRECT_GUEST").unwrap_or_else(|_| script.to_owned());
-    println!("cargo:rerun-if-changed={guest}");
-    println!("cargo:rustc-env=SKETE_DIRECT_GUEST={guest}");
-    for file in ["SKETE_LINUX_KERNEL", "SKETE_LINUX_INITRD"] {
+    for file in [
+        "SKETE_DIRECT_GUEST",
+        "SKETE_DIRECT_MIGRATE",
+        "SKETE_DIRECT_LOCK",
+        "SKETE_DIRECT_CONFORMANCE",
+        "SKETE_LINUX_KERNEL",
+        "SKETE_LINUX_INITRD",
+    ] {
         println!("cargo:rerun-if-env-changed={file}");
         let path = std::env::var(file).unwrap_or_else(|_| script.to_owned());
         println!("cargo:rerun-if-changed={path}");

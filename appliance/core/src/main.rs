@@ -24,6 +24,7 @@ mod guest_memory;
 mod hw;
 mod hypercall;
 mod interrupt;
+mod its;
 mod keyed;
 mod layout;
 mod memory;

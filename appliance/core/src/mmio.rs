@@ -6,14 +6,16 @@ use ::vcpu::exit::Access;
 use arch::{Ipa, Width};
 use guest_abi::core_call::ExitClass;
 use guest_abi::map::{
-    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, PCI_ECAM_BASE, PCI_ECAM_BYTES, RTC_BASE,
-    UART_BASE, UART_BYTES, UART_INTID,
+    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, ITS_BASE, ITS_BYTES, PCI_ECAM_BASE,
+    PCI_ECAM_BYTES, RTC_BASE, UART_BASE, UART_BYTES, UART_INTID,
 };
+
+use vgic::its::Progress;
 
 use crate::guest::Vcpu;
 use crate::passthrough::Stored;
 use crate::serial::LinePrinter;
-use crate::{exits, passthrough, root, schedule, timer, world};
+use crate::{exits, its, passthrough, root, schedule, timer, world};
 
 /// Where in the guest's map an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,7 @@ enum Device {
     Redistributor { vcpu: usize, offset: u64 },
     Uart(u64),
     Clock(u64),
+    Its(u64),
     PciConfig(u64),
     Nothing,
 }
@@ -43,6 +46,9 @@ fn device(ipa: u64, vcpus: usize) -> Device {
     }
     if ipa.wrapping_sub(RTC_BASE) < UART_BYTES {
         return Device::Clock(ipa - RTC_BASE);
+    }
+    if ipa.wrapping_sub(ITS_BASE) < ITS_BYTES {
+        return Device::Its(ipa - ITS_BASE);
     }
     if ipa.wrapping_sub(PCI_ECAM_BASE) < PCI_ECAM_BYTES {
         return Device::PciConfig(ipa - PCI_ECAM_BASE);
@@ -83,6 +89,9 @@ fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
         }
         Device::Redistributor { vcpu: n, offset } => {
             vcpu.count(ExitClass::Gic);
+            if vgic::its::owns(offset) && vm.its.is_some() {
+                return its::redist_load(vm, n, offset, width);
+            }
             if vgic::reads_live_state(offset) {
                 world::sync(vcpu);
                 world::sync_timers(vcpu);
@@ -106,10 +115,14 @@ fn load(vcpu: &mut Vcpu, device: Device, width: Width) -> u64 {
                     .read(offset, u64::from(timer::wall_clock_seconds())),
             )
         }
+        Device::Its(offset) if vm.its.is_some() => {
+            vcpu.count(ExitClass::Gic);
+            its::load(vm, offset, width)
+        }
         Device::PciConfig(offset) if vm.devices.load(Ordering::Relaxed) != 0 => {
             passthrough::config_load(vm, offset, width)
         }
-        Device::PciConfig(_) | Device::Nothing => {
+        Device::Its(_) | Device::PciConfig(_) | Device::Nothing => {
             vcpu.count(ExitClass::Unclaimed);
             0
         }
@@ -126,6 +139,9 @@ fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
         }
         Device::Redistributor { vcpu: n, offset } => {
             vcpu.count(ExitClass::Gic);
+            if vgic::its::owns(offset) && vm.its.is_some() {
+                return its::redist_store(vcpu, n, offset, width, value);
+            }
             world::sync_timers(vcpu);
             vm.vgic.lock().redist_write(n, offset, width, value)
         }
@@ -148,6 +164,14 @@ fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
                 .write(offset, value as u32, u64::from(timer::wall_clock_seconds()));
             return;
         }
+        Device::Its(offset) if vm.its.is_some() => {
+            vcpu.count(ExitClass::Gic);
+            if its::store(vcpu, offset, width, value) == Progress::More {
+                // What comes after this moves on to the same store again.
+                vcpu.pc = vcpu.pc.wrapping_sub(4);
+            }
+            return;
+        }
         Device::PciConfig(offset) if vm.devices.load(Ordering::Relaxed) != 0 => {
             if passthrough::config_store(vcpu, offset, width, value) == Stored::Again {
                 // It has not happened yet: what comes after this moves on to it again.
@@ -155,7 +179,7 @@ fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
             }
             return;
         }
-        Device::PciConfig(_) | Device::Nothing => {
+        Device::Its(_) | Device::PciConfig(_) | Device::Nothing => {
             vcpu.count(ExitClass::Unclaimed);
             return;
         }

@@ -30,6 +30,8 @@ pub(crate) struct PerCpu {
     pub(crate) wakes_at: AtomicU64,
     /// Somebody waits for this core.
     pub(crate) crowded: AtomicBool,
+    /// Where newcomers to its queue began when it last chose.
+    pub(crate) floor: AtomicU64,
     /// The vCPU that runs gives the core up at the next choice.
     pub(crate) yielding: AtomicBool,
     /// A vCPU that may not run here is, or may be, in the queue.
@@ -59,6 +61,7 @@ impl PerCpu {
             resched: AtomicBool::new(false),
             wakes_at: AtomicU64::new(u64::MAX),
             crowded: AtomicBool::new(false),
+            floor: AtomicU64::new(0),
             yielding: AtomicBool::new(false),
             misplaced: AtomicBool::new(false),
             waited: AtomicU64::new(0),

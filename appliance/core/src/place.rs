@@ -50,6 +50,16 @@ impl Facts for Known {
         }
     }
 
+    fn floor(&self, vcpu: u16) -> u64 {
+        guest::by_id(usize::from(vcpu)).map_or(0, |vcpu| {
+            per_cpu::online()
+                .filter(|cpu| vcpu.may_run_on(cpu.number()))
+                .map(|cpu| cpu.floor.load(Ordering::Relaxed))
+                .max()
+                .unwrap_or(0)
+        })
+    }
+
     fn may_move(&self, vcpu: u16, core: usize) -> bool {
         guest::by_id(usize::from(vcpu)).is_some_and(|vcpu| vcpu.may_run_on(core) && !vcpu.is_held())
     }
@@ -99,6 +109,25 @@ pub(crate) fn even_out(
     came
 }
 
+/// Gives other cores those whose turn it is there. The one that this core has just put down was
+/// still held when it chose, so this comes after the switch.
+fn push_out(cpu: &PerCpu) {
+    let now = hw::cntpct();
+    let mut push = Push::default();
+    let mut queue = cpu.queue.lock();
+    for other in per_cpu::online().filter(|other| other.number() != cpu.number()) {
+        let Some(mut theirs) = other.queue.try_lock() else {
+            continue;
+        };
+        if let Some(entity) = balance(&mut queue, &mut theirs, other.number(), now, &Known) {
+            set_home(entity.id, other.number());
+            push.0 |= 1 << other.number();
+        }
+    }
+    drop(queue);
+    push.tell();
+}
+
 /// Both queues' locks are held.
 fn set_home(id: u16, core: usize) {
     if let Some(vcpu) = guest::by_id(usize::from(id)) {
@@ -128,7 +157,11 @@ pub(crate) fn after_switch(cpu: &PerCpu) {
             }
         }
     }
-    if cpu.crowded.load(Ordering::Relaxed) && per_cpu::any_idle() {
+    if !cpu.crowded.load(Ordering::Relaxed) {
+        return;
+    }
+    push_out(cpu);
+    if per_cpu::any_idle() {
         let queue = cpu.queue.lock();
         let mut cores = 0_u32;
         for entity in queue.waiting() {

@@ -384,7 +384,9 @@ fn pick(cpu: &PerCpu) -> Option<*mut Vcpu> {
     }
     let crowded = queue.load(now) > 1;
     let at = queue.wakes_at(now);
+    let floor = queue.floor();
     drop(queue);
+    cpu.floor.store(floor, Ordering::Relaxed);
     cpu.wakes_at.store(at, Ordering::Relaxed);
     cpu.crowded.store(crowded, Ordering::Relaxed);
     timer::arm(cpu);

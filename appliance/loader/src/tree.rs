@@ -4,14 +4,15 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use guest_abi::map::{
-    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, PCI_ECAM_BASE, PCI_ECAM_BYTES, PCI_HIGH_BASE,
-    PCI_HIGH_BYTES, PCI_INTX_INTID, PCI_LOW_BASE, PCI_LOW_BYTES, RAM_BASE, RTC_BASE, UART_BASE,
-    UART_BYTES, UART_INTID,
+    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_STRIDE, ITS_BASE, ITS_BYTES, PCI_ECAM_BASE,
+    PCI_ECAM_BYTES, PCI_HIGH_BASE, PCI_HIGH_BYTES, PCI_INTX_INTID, PCI_LOW_BASE, PCI_LOW_BYTES,
+    RAM_BASE, RTC_BASE, UART_BASE, UART_BYTES, UART_INTID,
 };
 use vm_fdt::{Error, FdtWriter};
 
 const GIC_PHANDLE: u32 = 1;
 const CLOCK_PHANDLE: u32 = 2;
+const ITS_PHANDLE: u32 = 3;
 /// Rate of the PL011's clock, as on QEMU `virt`.
 const CLOCK_HZ: u32 = 24_000_000;
 /// First cell of an interrupt specifier (`arm,gic-v3.yaml`).
@@ -36,7 +37,7 @@ pub struct Tree<'a> {
     pub cmdline: &'a str,
     /// Address and bytes of the initrd, if any.
     pub initrd: Option<(u64, u64)>,
-    /// Whether there is a PCI host.
+    /// Whether there is a PCI host, and with it an ITS for its devices' messages.
     pub pci: bool,
     /// Randomness for the guest: the seeds of its address layout and of its generator.
     pub seed: [u8; 40],
@@ -115,8 +116,22 @@ impl Tree<'_> {
         let redistributors = GICR_STRIDE.saturating_mul(u64::from(self.cpus));
         fdt.property_array_u64("reg", &[GICD_BASE, GICD_BYTES, GICR_BASE, redistributors])?;
         fdt.property_phandle(GIC_PHANDLE)?;
+        if self.pci {
+            its(fdt)?;
+        }
         fdt.end_node(node)
     }
+}
+
+/// The ITS (`arm,gic-v3.yaml`), inside the GIC's node.
+fn its(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node(&format!("its@{ITS_BASE:x}"))?;
+    fdt.property_string("compatible", "arm,gic-v3-its")?;
+    fdt.property_null("msi-controller")?;
+    fdt.property_u32("#msi-cells", 1)?;
+    fdt.property_array_u64("reg", &[ITS_BASE, ITS_BYTES])?;
+    fdt.property_phandle(ITS_PHANDLE)?;
+    fdt.end_node(node)
 }
 
 /// The PCI host, as QEMU's: one bus of devices without bridges, and four wires.
@@ -141,6 +156,8 @@ fn pci(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_array_u32("bus-range", &[0, 0])?;
     fdt.property_u32("linux,pci-domain", 0)?;
     fdt.property_null("dma-coherent")?;
+    // Requester IDs of bus 0 are the ITS's device IDs.
+    fdt.property_array_u32("msi-map", &[0, ITS_PHANDLE, 0, 0x100])?;
     let mut ranges = Vec::new();
     for (space, base, bytes) in [
         (MEMORY_32, PCI_LOW_BASE, PCI_LOW_BYTES),

@@ -154,6 +154,21 @@ fn a_guest_with_devices_finds_the_pci_host_of_the_map() {
             0,
         ]
     );
+    // Its messages go to the ITS, which is inside the GIC's node.
+    let its = fdt.find_node("/intc@8000000/its@8080000").expect("the ITS");
+    let of_its = |name| cells(its.property(name).expect(name).value);
+    assert_eq!(of_its("reg"), [0, 0x0808_0000, 0, 0x2_0000]);
+    assert_eq!(of_its("#msi-cells"), [1]);
+    assert!(its.property("msi-controller").is_some());
+    assert_eq!(
+        property("msi-map"),
+        [
+            0,
+            of_its("phandle").first().copied().expect("a number"),
+            0,
+            0x100
+        ]
+    );
     let map = property("interrupt-map");
     assert_eq!(map.len(), 160);
     // Device 2, pin B: (2 + 1) mod 4 wires on from SPI 3, level-sensitive.
@@ -162,7 +177,7 @@ fn a_guest_with_devices_finds_the_pci_host_of_the_map() {
     assert!(
         Fdt::new(&self::tree(1))
             .expect("readable")
-            .find_compatible(&["pci-host-ecam-generic"])
+            .find_compatible(&["pci-host-ecam-generic", "arm,gic-v3-its"])
             .is_none()
     );
 }

@@ -36,6 +36,9 @@ pub trait Facts {
     fn limit(&mut self, vcpu: u16, now: u64) -> Limit;
     /// Notes that `vcpu` ran for `ticks`.
     fn charge(&mut self, vcpu: u16, ticks: u64, now: u64);
+    /// The highest floor ([`RunQueue::floor`]) of the cores that `vcpu` may run on; it may be
+    /// old.
+    fn floor(&self, vcpu: u16) -> u64;
     /// Whether `vcpu`, which waits, may be taken to `core` now.
     fn may_move(&self, vcpu: u16, core: usize) -> bool;
 }
@@ -53,6 +56,8 @@ pub struct Tuning {
     pub reach: u64,
     /// How far behind the other core's vCPUs one must be to be moved there.
     pub steal: u64,
+    /// How far behind those that wait, their last turns twice apart, one that runs may be.
+    pub owed: u64,
     /// How far root is put before its time.
     pub boost: u64,
 }
@@ -68,8 +73,9 @@ impl Tuning {
             slice: ticks(hz, 5_000),
             wake: ticks(hz, 1_000),
             lag: ticks(hz, 10_000),
-            reach: ticks(hz, 100_000),
-            steal: ticks(hz, 10_000),
+            reach: ticks(hz, 50_000),
+            steal: ticks(hz, 5_000),
+            owed: ticks(hz, 20_000),
             boost: ticks(hz, 50_000),
         }
     }

@@ -131,7 +131,9 @@ impl<const N: usize> RunQueue<N> {
     /// [`Full`] if there is no room.
     pub fn wake(&mut self, entity: Entity, now: u64, facts: &impl Facts) -> Result<bool, Full> {
         self.raise_floor(now, facts);
-        let age = entity.age.max(self.floor.saturating_sub(self.tuning.lag));
+        // It may go to any core that it is allowed on: where they had most, it would wait least.
+        let floor = self.floor.max(facts.floor(entity.id));
+        let age = entity.age.max(floor.saturating_sub(self.tuning.lag));
         let entity = Entity { age, ..entity };
         self.push(entity)?;
         let Some(running) = self.running else {
@@ -162,6 +164,9 @@ impl<const N: usize> RunQueue<N> {
         self.charge(now, facts);
         self.raise_floor(now, facts);
         let favourite = self.favourite.take();
+        if why == Why::Yield && self.lend(favourite, now, facts) {
+            return favourite.map_or(Next::Stay, Next::Run);
+        }
         let mut may_stay = false;
         if let Some(running) = self.running {
             let limit = facts.limit(running.entity.id, now);
@@ -183,7 +188,7 @@ impl<const N: usize> RunQueue<N> {
         }
         // Each turn of the loop holds one vCPU back, or ends it.
         for _ in 0..N {
-            let Some(chosen) = self.favoured(favourite, now).or_else(|| self.best(now)) else {
+            let Some(chosen) = self.best(now) else {
                 break;
             };
             match facts.limit(chosen.id, now) {
@@ -239,8 +244,8 @@ impl<const N: usize> RunQueue<N> {
         self.running.is_some_and(|running| now >= running.until)
     }
 
-    /// Lets the first of those that wait for which `wanted` says so go next, once, if that
-    /// is not too far out of its turn. Returns whether there is one.
+    /// Lets the first of those that wait for which `wanted` says so, and who are of the running
+    /// vCPU's VM, have its turn when it yields next. Returns whether there is one.
     pub fn favour(&mut self, wanted: impl Fn(u16) -> bool) -> bool {
         let found = self.waiting().iter().find(|e| wanted(e.id)).map(|e| e.id);
         self.favourite = found.or(self.favourite);
@@ -290,6 +295,23 @@ impl<const N: usize> RunQueue<N> {
         waiting.map(|e| e.age).chain(running).min()
     }
 
+    /// Lets the running vCPU be no further behind `waiting`, which waits elsewhere and could run
+    /// here, than [`Tuning::owed`]: it had this core, and more than that it could not have.
+    pub(crate) fn catch_up(&mut self, waiting: &Entity, now: u64, facts: &impl Facts) {
+        // By so much do those that wait differ because they run whole turns.
+        let turns = facts
+            .rate(waiting.id)
+            .age(self.tuning.slice.saturating_mul(2));
+        let least = waiting
+            .age
+            .saturating_sub(turns.saturating_add(self.tuning.owed));
+        if let Some(mut running) = self.running {
+            let behind = least.saturating_sub(self.age_at(&running, now, facts));
+            running.entity.age = running.entity.age.saturating_add(behind);
+            self.running = Some(running);
+        }
+    }
+
     /// Brings the floor of a core that was idle up to that of one that was not.
     pub(crate) fn follow(&mut self, floor: u64) {
         if self.running.is_none() && self.len == 0 {
@@ -322,12 +344,39 @@ impl<const N: usize> RunQueue<N> {
             .copied()
     }
 
-    fn favoured(&self, favourite: Option<u16>, now: u64) -> Option<Entity> {
-        let id = favourite?;
-        let best = self.best(now)?;
-        let entity = self.waiting().iter().find(|e| e.id == id)?;
-        let near = self.key(entity) <= self.key(&best).saturating_add(self.tuning.lag);
-        (near && entity.held_until <= now).then_some(*entity)
+    /// Lets `to` have what is left of the running vCPU's turn, and of the two ages the lesser:
+    /// both are of one VM, so nobody else gets more or less by it. False if it cannot be.
+    fn lend(&mut self, to: Option<u16>, now: u64, facts: &mut impl Facts) -> bool {
+        let Some((to, running)) = to.zip(self.running) else {
+            return false;
+        };
+        let limited = matches!(facts.limit(to, now), Limit::Not(_));
+        if limited || now >= running.until {
+            return false;
+        }
+        let Some(entity) = self.take(to) else {
+            return false;
+        };
+        let (less, more) = (
+            entity.age.min(running.entity.age),
+            entity.age.max(running.entity.age),
+        );
+        if let Some(running) = self.running.as_mut() {
+            running.entity.age = more;
+        }
+        self.put_back(0);
+        self.running = Some(Running {
+            entity: Entity {
+                age: less,
+                held_until: 0,
+                ..entity
+            },
+            since: now,
+            until: running.until,
+        });
+        let limit = facts.limit(to, now);
+        self.renew(now, limit);
+        true
     }
 
     fn age_at(&self, running: &Running, now: u64, facts: &impl Facts) -> u64 {

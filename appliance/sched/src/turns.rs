@@ -129,6 +129,10 @@ impl Turns {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows has failed, which is what is meant"
+)]
 mod tests {
     extern crate std;
     use super::*;

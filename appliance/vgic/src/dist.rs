@@ -14,6 +14,10 @@ const CTLR_ENABLE_GRP1: u32 = 1 << 1;
 /// no Aff3, one security state.
 const TYPER: u32 = 9 << 19 | 1 << 16 | (INTIDS / 32 - 1);
 
+/// The same with an ITS: 14 INTID bits, LPIS, and 2^(9+1) LPIs.
+const TYPER_LPIS: u32 = 13 << 19 | 1 << 17 | 9 << 11 | 1 << 16 | (INTIDS / 32 - 1);
+const _: () = assert!(crate::LPIS == 1 << 10);
+
 /// `GICD_IIDR` and `GICR_IIDR`: product `S`, implementer Arm (JEP106 0x43b).
 pub(crate) const IIDR: u32 = 0x53 << 24 | 0x43b;
 
@@ -57,6 +61,7 @@ impl Vgic {
                     | self.groups.zero & CTLR_ENABLE_GRP0
                     | self.groups.one & CTLR_ENABLE_GRP1
             }
+            (Width::Word, 0x04) if self.has_lpis() => TYPER_LPIS,
             (Width::Word, 0x04) => TYPER,
             (Width::Word, 0x08) => IIDR,
             // TYPER2 and STATUSR say nothing; the rest is write-only or reserved.

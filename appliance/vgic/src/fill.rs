@@ -2,8 +2,9 @@
 
 use crate::bank::{Bank, Groups};
 use crate::bits::{Bits, bit};
+use crate::lpi::{LPI_FIRST, lpi_of};
 use crate::lr::{LRS_MAX, Lr, LrSet, hcr, vmcr};
-use crate::vcpu::mask;
+use crate::vcpu::{LPIS_WAIT, mask};
 use crate::{Kick, Vgic, index};
 
 /// An interrupt that wants a list register.
@@ -50,13 +51,39 @@ impl Best {
         }
     }
 
-    /// Adds the `n` most urgent ones to `words`.
-    fn mark(&self, n: usize, words: &mut [u32; 8]) {
+    /// Adds the `n` most urgent ones to `words`, or to `lpis`.
+    fn mark(&self, n: usize, words: &mut [u32; 8], lpis: &mut Picked) {
         for choice in self.chosen.iter().take(n.min(self.len)) {
-            if let Some(word) = words.get_mut(index(choice.intid >> 5)) {
+            if let Some(lpi) = lpi_of(choice.intid) {
+                lpis.push(lpi);
+            } else if let Some(word) = words.get_mut(index(choice.intid >> 5)) {
                 *word |= bit(choice.intid & 31);
             }
         }
+    }
+}
+
+/// LPIs for list registers.
+#[derive(Debug)]
+struct Picked {
+    list: [u16; LRS_MAX],
+    /// Number pushed, of which the list keeps the first.
+    len: usize,
+}
+
+impl Picked {
+    const fn new() -> Self {
+        Self {
+            list: [0; LRS_MAX],
+            len: 0,
+        }
+    }
+
+    fn push(&mut self, lpi: u16) {
+        if let Some(place) = self.list.get_mut(self.len) {
+            *place = lpi;
+        }
+        self.len = self.len.wrapping_add(1);
     }
 }
 
@@ -94,7 +121,7 @@ impl Vgic {
         let Some(v) = self.vcpu(vcpu) else {
             return kick;
         };
-        let words = v.waiting | v.holding | u8::from(v.bank.active != 0);
+        let words = v.waiting | u16::from(v.holding | u8::from(v.bank.active != 0));
         if words == 0 {
             return kick;
         }
@@ -117,22 +144,54 @@ impl Vgic {
     }
 
     /// Puts what waits for or is active on `vcpu` in `words` into list registers, as far as
-    /// they go. Returns whether any of it is pending.
-    fn fill_words(&mut self, vcpu: usize, words: u8, lrs: &mut LrSet) -> bool {
+    /// they go; bit 8 of `words` stands for the LPIs. Returns whether any of it is pending.
+    fn fill_words(&mut self, vcpu: usize, words: u16, lrs: &mut LrSet) -> bool {
+        let [banks, _] = words.to_le_bytes();
         let (mut chosen, mut wanted) = ([0u32; 8], 0u32);
-        for word in Bits(u32::from(words)) {
+        for word in Bits(u32::from(banks)) {
             let (waiting, active) = self.wanting(vcpu, index(word));
             if let Some(slot) = chosen.get_mut(index(word)) {
                 *slot = waiting | active;
             }
             wanted = wanted.wrapping_add((waiting | active).count_ones());
         }
-        let again = if wanted > u32::from(lrs.count) {
-            self.choose(vcpu, words, lrs, &mut chosen)
+        if words & LPIS_WAIT == 0 {
+            let again = if wanted > u32::from(lrs.count) {
+                self.choose(vcpu, words, lrs, &mut chosen, &mut Picked::new())
+            } else {
+                Again::InPlace
+            };
+            return self.place(vcpu, banks, &chosen, again, lrs);
+        }
+        let mut picked = Picked::new();
+        if let Some(lpis) = self.lpis.as_ref() {
+            lpis.each_signalled(vcpu, |lpi, _| picked.push(lpi));
+        }
+        let again = if index(wanted).wrapping_add(picked.len) > usize::from(lrs.count) {
+            self.choose(vcpu, words, lrs, &mut chosen, &mut picked)
         } else {
             Again::InPlace
         };
-        self.place(vcpu, words, &chosen, again, lrs)
+        let offered = self.place(vcpu, banks, &chosen, again, lrs);
+        self.place_lpis(vcpu, &picked, lrs) || offered
+    }
+
+    /// Puts LPIs that wait for `vcpu` into list registers; returns whether there are any.
+    fn place_lpis(&mut self, vcpu: usize, picked: &Picked, lrs: &mut LrSet) -> bool {
+        let Some(lpis) = self.lpis.as_mut() else {
+            return false;
+        };
+        for lpi in picked.list.iter().take(picked.len) {
+            let n = lrs.used.trailing_ones();
+            let Some(lr) = lrs.lr.get_mut(index(n)) else {
+                break;
+            };
+            *lr = lpis.lend(vcpu, *lpi, n);
+            lrs.used = lrs.used << 1 | 1;
+        }
+        // What still waits waited before: this names nobody new.
+        let _ = self.update_lpis(vcpu);
+        picked.len != 0
     }
 
     /// Returns the interrupts of word `word` that wait for `vcpu`, and those active on it.
@@ -150,12 +209,20 @@ impl Vgic {
 
     /// Chooses among the interrupts in `words`, too many for the list registers.
     #[cold]
-    fn choose(&self, vcpu: usize, words: u8, lrs: &mut LrSet, chosen: &mut [u32; 8]) -> Again {
+    fn choose(
+        &self,
+        vcpu: usize,
+        words: u16,
+        lrs: &mut LrSet,
+        chosen: &mut [u32; 8],
+        picked: &mut Picked,
+    ) -> Again {
         let (mut pending, mut active) = (Best::new(), Best::new());
         // HCR bits for the groups that something pends in: to be told when the guest enables
         // a disabled one or disables an enabled one.
         let mut groups = 0u64;
-        for word in Bits(u32::from(words)) {
+        let [banks, _] = words.to_le_bytes();
+        for word in Bits(u32::from(banks)) {
             let (waiting, busy) = self.wanting(vcpu, index(word));
             let Some(bank) = self.bank_ref(vcpu, index(word)) else {
                 continue;
@@ -194,6 +261,19 @@ impl Vgic {
                 }
             }
         }
+        if let Some(lpis) = self.lpis.as_ref().filter(|_| words & LPIS_WAIT != 0) {
+            let (behind, told) = if lrs.vmcr & vmcr::VENG1 == 0 {
+                (0x100, hcr::VGRP1EIE)
+            } else {
+                (0, hcr::VGRP1DIE)
+            };
+            groups |= told;
+            lpis.each_signalled(vcpu, |lpi, priority| {
+                let key = u16::from(priority) | behind;
+                let intid = LPI_FIRST | u32::from(lpi);
+                pending.offer(Choice { key, intid });
+            });
+        }
         let room = usize::from(lrs.count);
         // Without a place for the most urgent pending interrupt there would be no progress.
         let for_pending = room
@@ -202,8 +282,9 @@ impl Vgic {
             .min(pending.offered);
         let for_active = room.saturating_sub(for_pending).min(active.offered);
         *chosen = [0; 8];
-        pending.mark(for_pending, chosen);
-        active.mark(for_active, chosen);
+        *picked = Picked::new();
+        pending.mark(for_pending, chosen, picked);
+        active.mark(for_active, chosen, picked);
         if for_active < active.offered {
             lrs.hcr |= hcr::LRENPIE;
         }
@@ -252,7 +333,7 @@ impl Vgic {
                 v.holding |= crate::vcpu::mask(n);
             }
             if share.waiting == 0 {
-                v.waiting &= !crate::vcpu::mask(n);
+                v.waiting &= !u16::from(crate::vcpu::mask(n));
             }
         }
         offered

@@ -4,7 +4,7 @@ use crate::bank::Bank;
 use crate::bits::{Bits, bit};
 use crate::lr::{Lr, LrSet, hcr};
 use crate::vcpu::mask;
-use crate::{Kick, Vgic, index};
+use crate::{INTIDS, Kick, Vgic, index};
 
 impl Vgic {
     /// Brings back what the guest on `vcpu` did to the interrupts in its list registers.
@@ -30,7 +30,11 @@ impl Vgic {
                 continue;
             };
             if let intid @ 32.. = lr.vintid() {
-                kick |= self.fold_spi(vcpu, intid, *lr);
+                kick |= if intid < INTIDS {
+                    self.fold_spi(vcpu, intid, *lr)
+                } else {
+                    self.fold_lpi(vcpu, n, *lr)
+                };
             } else if let Some(v) = self.vcpus.get_mut(vcpu) {
                 v.bank.fold(*lr);
                 private = true;

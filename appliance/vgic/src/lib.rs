@@ -53,7 +53,9 @@ mod dist;
 mod fill;
 mod fold;
 mod input;
+pub mod its;
 mod kick;
+mod lpi;
 mod lr;
 mod redist;
 mod sgi;
@@ -61,11 +63,12 @@ mod vcpu;
 
 use bank::{Bank, Groups, index};
 use bits::{Bits, bit};
-use vcpu::{Vcpu, mask};
+use vcpu::{LPIS_WAIT, Vcpu, mask};
 
 pub use arch::Width;
 pub use input::Level;
 pub use kick::Kick;
+pub use lpi::{LPI_FIRST, LPIS, Lpis};
 pub use lr::{LRS_MAX, Lr, LrSet, hcr, vmcr};
 pub use sgi::SgiRegister;
 
@@ -102,6 +105,8 @@ pub struct Vgic {
     any: [u32; SPI_BANKS],
     /// `GICD_IROUTER`, low words; index 0 is INTID 32.
     route: [u32; 224],
+    /// LPIs, if the VM has an ITS.
+    lpis: Option<&'static mut Lpis>,
 }
 
 const _: () = assert!(size_of::<Vgic>() <= 8192);
@@ -141,6 +146,7 @@ impl Vgic {
             spi: [const { Bank::new(0) }; SPI_BANKS],
             any: [0; SPI_BANKS],
             route: [0; 224],
+            lpis: None,
         }
     }
 
@@ -183,7 +189,11 @@ impl Vgic {
         let [.., limit, _, _, _, _] = vmcr.to_le_bytes();
         let all = |on: u64| if vmcr & on == 0 { 0 } else { u32::MAX };
         let (zero, one) = (all(vmcr::VENG0), all(vmcr::VENG1));
-        Bits(u32::from(v.waiting)).any(|word| {
+        if v.waiting & LPIS_WAIT != 0 && one != 0 && self.lpi_signals(vcpu, limit) {
+            return true;
+        }
+        let [words, _] = v.waiting.to_le_bytes();
+        Bits(u32::from(words)).any(|word| {
             self.bank_ref(vcpu, index(word)).is_some_and(|bank| {
                 let enabled = bank.group & one | !bank.group & zero;
                 Bits(v.share(index(word)).waiting & enabled).any(|n| bank.priority_of(n) < limit)
@@ -293,7 +303,7 @@ impl Vgic {
         for word in 1..=SPI_BANKS {
             kick |= self.update_spi(word, u32::MAX);
         }
-        kick
+        kick | self.update_all_lpis()
     }
 }
 

@@ -10,6 +10,8 @@ const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 /// `GICR_TYPER.Last`, bit 4.
 const TYPER_LAST: u64 = 1 << 4;
+/// `GICR_TYPER.PLPIS`: there are physical LPIs (physical, as the guest sees it).
+const TYPER_PLPIS: u64 = 1 << 0;
 
 impl Vgic {
     /// Reads `width` bytes at `offset` of the redistributor of `vcpu`: RD_base, and from
@@ -44,7 +46,8 @@ impl Vgic {
                 0xffe0 => 0x93,
                 _ => id_register(offset),
             }),
-            // CTLR is zero without LPIs; STATUSR and the LPI registers do not exist.
+            // CTLR is zero without LPIs, whose registers are [`crate::its::Its`]'s; STATUSR does
+            // not exist.
             _ => 0,
         }
     }
@@ -80,6 +83,8 @@ impl Vgic {
     fn typer(&self, vcpu: usize) -> u64 {
         let n = u64::try_from(vcpu).unwrap_or(0);
         let last = vcpu.wrapping_add(1) == usize::from(self.count);
-        n << 32 | n << 8 | if last { TYPER_LAST } else { 0 }
+        let last = if last { TYPER_LAST } else { 0 };
+        let lpis = if self.has_lpis() { TYPER_PLPIS } else { 0 };
+        n << 32 | n << 8 | last | lpis
     }
 }

@@ -2,6 +2,9 @@
 
 use crate::bank::Bank;
 
+/// Bit of [`Vcpu::waiting`]: an LPI waits for a list register.
+pub(crate) const LPIS_WAIT: u16 = 1 << 8;
+
 /// One vCPU's share of 32 interrupts; word 0 is its private interrupts, word n SPIs 32n and up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Share {
@@ -20,8 +23,8 @@ pub(crate) struct Vcpu {
     pub(crate) bank: Bank,
     /// This vCPU's part of each bank.
     pub(crate) share: [Share; 8],
-    /// Bit n: `share[n].waiting` is not zero.
-    pub(crate) waiting: u8,
+    /// Bit n: `share[n].waiting` is not zero. Bit 8: an LPI waits.
+    pub(crate) waiting: u16,
     /// Bit n: `share[n].holds` is not zero.
     pub(crate) holding: u8,
     /// `GICR_WAKER.ProcessorSleep`.
@@ -52,7 +55,9 @@ impl Vcpu {
         if let Some(share) = self.share.get_mut(word) {
             share.waiting = waiting;
         }
-        flag(&mut self.waiting, word, waiting);
+        let [mut words, lpis] = self.waiting.to_le_bytes();
+        flag(&mut words, word, waiting);
+        self.waiting = u16::from_le_bytes([words, lpis]);
     }
 
     /// Records which SPIs of word `word` this vCPU holds.

@@ -14,6 +14,7 @@ mod capability;
 mod config;
 mod emulated;
 mod function;
+mod vectors;
 mod window;
 
 pub use address::Address;
@@ -22,4 +23,5 @@ pub use capability::{Capabilities, Express, MsiX, walk_extended};
 pub use config::{Config, command, offset};
 pub use emulated::{Emulated, Power, Write};
 pub use function::Function;
+pub use vectors::{VECTORS_MAX, Vector, Vectors};
 pub use window::{Window, Windows};

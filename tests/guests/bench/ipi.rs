@@ -8,9 +8,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use payload::{cpu, gic, machine, mmu, println, psci, smp, timer};
 
 const SGI: u32 = 5;
-const SAMPLES: usize = 64;
+pub(crate) const SAMPLES: usize = 64;
 /// Time for the receiver to be asleep again, in nanoseconds.
-const SETTLE_NS: u64 = 50_000;
+pub(crate) const SETTLE_NS: u64 = 50_000;
 
 static READY: AtomicBool = AtomicBool::new(false);
 static DONE: AtomicBool = AtomicBool::new(false);
@@ -30,13 +30,7 @@ extern "C" fn receiver() {
 
 pub(crate) fn run() {
     to_self();
-    if machine::cpus() < 2 {
-        println!("# ipi: needs two vCPUs");
-        return;
-    }
-    let status = smp::start(1, receiver);
-    if status != psci::SUCCESS || !smp::wait(|| READY.load(Ordering::Acquire)) {
-        println!("# ipi: vCPU 1 does not start, CPU_ON {status}");
+    if !start_receiver() {
         return;
     }
     let mut samples = [0; SAMPLES];
@@ -52,6 +46,25 @@ pub(crate) fn run() {
         *sample = gic::entered(1).saturating_sub(sent);
     }
     measure::report_median("ipi", &mut samples);
+    stop_receiver();
+}
+
+/// Starts vCPU 1, which takes interrupts and waits for them; returns whether it does.
+pub(crate) fn start_receiver() -> bool {
+    if machine::cpus() < 2 {
+        println!("# ipi: needs two vCPUs");
+        return false;
+    }
+    let status = smp::start(1, receiver);
+    if status != psci::SUCCESS || !smp::wait(|| READY.load(Ordering::Acquire)) {
+        println!("# ipi: vCPU 1 does not start, CPU_ON {status}");
+        return false;
+    }
+    true
+}
+
+/// Ends it.
+pub(crate) fn stop_receiver() {
     DONE.store(true, Ordering::Release);
     gic::send_sgi(SGI, 1 << 1);
     smp::wait_off(1);

@@ -9,18 +9,27 @@ mod first_touch;
 mod gic_read;
 mod hypercall;
 mod ipi;
+mod lpi;
 mod measure;
 mod sysreg_id_read;
 mod timer_latency;
 mod uart_read;
 mod unclaimed_read;
 
-use payload::{gic, machine, mmu, println, psci, timer};
+use payload::{gic, its, machine, mmu, println, psci, timer};
 
 payload::guest!(main);
 
 fn main() -> ! {
     mmu::enable();
+    if its::is_there() {
+        // A VM with a device: only what the others have not.
+        gic::init_distributor();
+        gic::init_cpu();
+        lpi::run();
+        println!("BENCH done");
+        psci::system_off()
+    }
     println!("# counter_hz {} cpus {}", timer::hz(), machine::cpus());
     hypercall::run();
     gic_read::run();

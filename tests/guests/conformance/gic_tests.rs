@@ -165,7 +165,7 @@ pub(crate) fn pending_while_disabled() -> TestResult {
 fn acknowledge() -> u64 {
     for _ in 0..PATIENCE {
         let intid = ICC_IAR1_EL1.read();
-        if intid < gic::SPECIAL {
+        if intid < gic::SPECIAL.start {
             return intid;
         }
         cpu::yield_now();

@@ -12,6 +12,7 @@ mod aborts;
 mod calls;
 mod gic_tests;
 mod hidden;
+mod its_tests;
 mod psci_tests;
 mod reset;
 mod sgis;
@@ -90,6 +91,13 @@ fn main() -> ! {
         el1_test!("sgi_all_to_all", sgis::all_to_all),
         el1_test!("sgi_to_all_but_self", sgis::all_but_self),
         el1_test!("spi_to_every_vcpu", sgis::spi_routes),
+        el1_test!("its_identification", its_tests::identification),
+        el1_test!("lpi_by_command", its_tests::by_command),
+        el1_test!("lpi_configuration", its_tests::configuration),
+        el1_test!("lpi_more_than_list_registers", its_tests::many),
+        el1_test!("lpi_pending_table", its_tests::pending_table),
+        el1_test!("lpi_moves", its_tests::moves),
+        el1_test!("its_random_commands", its_tests::random),
     ];
     with_mmu_on.iter().for_each(test::run_test);
     test::summary();

@@ -2,7 +2,8 @@
 //!
 //! With it core and its guests are tested without network, control port and disk. Boot
 //! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
-//! each (128), `repeat=` times one after the other (1), `args=` the guest's own boot
+//! each (128), `repeat=` times one after the other (1), `guest=migrate`,
+//! `lock` or `conformance` instead of the guest that it was built around, `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
 //! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time. A line of the guest in VM n begins with `vm<n>| `.
@@ -34,6 +35,7 @@ struct Orders {
     mib: u64,
     repeat: u64,
     args: alloc::string::String,
+    guest: &'static [u8],
     device: Option<device::Order>,
     resets: u64,
     pin: bool,
@@ -50,7 +52,18 @@ fn main() -> ! {
             .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     };
     let number = |key, default| word(key).and_then(|n| n.parse().ok()).unwrap_or(default);
+    let name = word("guest").unwrap_or("");
+    let Some(guest) = vm::guest(name) else {
+        println!("DIRECT carries no guest {name}");
+        psci::system_off()
+    };
+    let pin = number("pin", 0) != 0;
+    if pin && boot.cores < 2 {
+        println!("SKIP one core: nothing can be moved from core to core");
+        psci::system_off()
+    }
     let orders = Orders {
+        guest,
         vms: number("vms", 1).min(VMS as u64),
         vcpus: number("vcpus", 1),
         mib: number("mib", 128),
@@ -58,7 +71,7 @@ fn main() -> ! {
         args: word("args").unwrap_or("").replace(',', " "),
         device: word("device").and_then(device::Order::read),
         resets: number("resets", 0),
-        pin: number("pin", 0) != 0,
+        pin,
     };
     gic::init_distributor();
     gic::init_cpu();

@@ -7,8 +7,22 @@ use guest_abi::core_call::{CoreCall, ExitClass, Status, VmState};
 use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
-/// The guest: a flat image, or what stands in for one if none was asked for.
-static GUEST: &[u8] = include_bytes!(env!("SKETE_DIRECT_GUEST"));
+/// The guests: flat images, or what stands in for one that was not asked for.
+static GUESTS: [(&str, &[u8]); 4] = [
+    ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
+    ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
+    ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
+    (
+        "conformance",
+        include_bytes!(env!("SKETE_DIRECT_CONFORMANCE")),
+    ),
+];
+
+/// Returns the guest with this name.
+pub(crate) fn guest(name: &str) -> Option<&'static [u8]> {
+    let mut guests = GUESTS.iter();
+    guests.find(|(is, _)| *is == name).map(|(_, image)| *image)
+}
 /// Granted blocks that guests are copied through: 256 KiB.
 const COPY_ORDER: u64 = 6;
 
@@ -41,7 +55,7 @@ impl Vm {
             console: Console::new(n, shared_pa),
         };
         let entry = RAM_BASE + FLAT_OFFSET;
-        vm.copy_in(&frame, entry, GUEST)?;
+        vm.copy_in(&frame, entry, orders.guest)?;
         let args = alloc::format!("{} vm={n}", orders.args);
         let tree = tree::make(orders.vcpus, ram_bytes, &args).expect("a device tree");
         let tree_at = RAM_BASE + (ram_bytes / 2).next_multiple_of(0x20_0000);

@@ -1,8 +1,14 @@
 //! What a contended lock costs, with the preempt hint and without.
 //!
-//! All vCPUs take one queued lock, over and over, for a fixed time: `BENCH lock_plain <ns>`
-//! and `BENCH lock_hint <ns>` are what one acquisition took. The plain lock is the same lock
-//! without the hint: an MCS lock whose waiters spin, as a kernel's do.
+//! All vCPUs take one lock, over and over, for a fixed time: `BENCH lock_plain <ns>` and
+//! `BENCH lock_hint <ns>` are what one acquisition took. It is the same lock both times, one
+//! that spins as long as somebody else has it, as a kernel does for a mutex; without the hint
+//! nobody ever seems to be preempted. The two take turns, so that what changes with time
+//! changes for both.
+//!
+//! In QEMU's counted mode one core runs at a time, and hands on at YIELD. So that this is like
+//! cores side by side, every loop here hands on after about as many instructions: a core that
+//! spins takes as much time as one that works.
 #![no_std]
 #![no_main]
 
@@ -16,11 +22,15 @@ use payload::{cpu, machine, mem, mmu, println, smp, timer};
 payload::guest!(main);
 
 const VCPUS: usize = VCPUS_MAX as usize;
-/// How long each variant runs, in nanoseconds.
-const RUN_NS: u64 = 400_000_000;
-/// Turns of the loops that stand for work, inside the lock and outside.
-const INSIDE: u64 = 300;
-const OUTSIDE: u64 = 600;
+/// How long each round lasts, in nanoseconds.
+const ROUND_NS: u64 = 200_000_000;
+/// Rounds: without the hint, with it, and so on.
+const ROUNDS: usize = 8;
+/// Steps of work inside the lock and outside: some 1,200 instructions and 2,400.
+const INSIDE: u64 = 10;
+const OUTSIDE: u64 = 20;
+/// Turns of the loop that is a step.
+const STEP: u64 = 32;
 
 static LOCK: Lock<VCPUS> = Lock::new();
 /// Bumped inside the lock by a load and a store: wrong if two are ever inside.
@@ -29,7 +39,6 @@ static COUNTS: [AtomicU64; VCPUS] = [const { AtomicU64::new(0) }; VCPUS];
 /// vCPUs that are ready for the round, and the round: odd while it runs.
 static READY: AtomicU64 = AtomicU64::new(0);
 static ROUND: AtomicU64 = AtomicU64::new(0);
-const ROUNDS: u64 = 2;
 
 /// As an ordinary kernel spins.
 struct Plain;
@@ -40,7 +49,7 @@ impl Hint for Plain {
     }
     fn yield_to(&self, _vcpu: usize) {}
     fn relax(&self) {
-        cpu::yield_now();
+        work(1);
     }
 }
 
@@ -56,7 +65,7 @@ impl Hint for Told {
         psci::hvc(Call::YieldTo as u32, vcpu as u64, 0, 0);
     }
     fn relax(&self) {
-        cpu::yield_now();
+        work(1);
     }
 }
 
@@ -67,16 +76,20 @@ fn hints() -> Option<Hints> {
     Hints::found([x0, x1, x2, x3])
 }
 
-fn work(turns: u64) {
-    for n in 0..turns {
-        core::hint::black_box(n);
+/// Does nothing for so many steps, and lets the other core go on after each.
+fn work(steps: u64) {
+    for _ in 0..steps {
+        for n in 0..core::hint::black_box(STEP) {
+            core::hint::black_box(n);
+        }
+        cpu::yield_now();
     }
 }
 
-/// Takes the lock until the round is over; returns how often.
-fn contend(me: usize, round: u64, hint: &impl Hint) -> u64 {
+/// Takes the lock until `over`; returns how often.
+fn contend(me: usize, hint: &impl Hint, over: impl Fn() -> bool) -> u64 {
     let mut taken = 0;
-    while ROUND.load(Ordering::Relaxed) == round {
+    while !over() {
         LOCK.with(me, hint, || {
             let count = INSIDE_COUNT.load(Ordering::Relaxed);
             work(INSIDE);
@@ -88,21 +101,27 @@ fn contend(me: usize, round: u64, hint: &impl Hint) -> u64 {
     taken
 }
 
+/// One vCPU's part of round `n`, of which every odd one has the hint.
+fn round(n: usize, me: usize, told: Option<&Told>, over: impl Fn() -> bool) {
+    let taken = match told {
+        Some(told) if n % 2 == 1 => contend(me, told, over),
+        _ => contend(me, &Plain, over),
+    };
+    COUNTS[me].fetch_add(taken, Ordering::AcqRel);
+}
+
 extern "C" fn contender() {
     mmu::enable();
     let me = cpu::index();
     let told = hints().map(Told);
     for n in 0..ROUNDS {
-        let round = 2 * n + 1;
+        let number = 2 * n as u64 + 1;
         READY.fetch_add(1, Ordering::AcqRel);
-        while ROUND.load(Ordering::Acquire) < round {
+        while ROUND.load(Ordering::Acquire) < number {
             cpu::yield_now();
         }
-        let taken = match &told {
-            Some(told) if n == 1 => contend(me, round, told),
-            _ => contend(me, round, &Plain),
-        };
-        COUNTS[me].fetch_add(taken, Ordering::AcqRel);
+        let over = || ROUND.load(Ordering::Relaxed) != number;
+        round(n, me, told.as_ref(), over);
     }
     READY.fetch_add(1, Ordering::AcqRel);
 }
@@ -114,40 +133,30 @@ fn main() -> ! {
     println!("# vcpus {vcpus} hint {}", told.is_some());
     smp::start_all(contender);
     let others = vcpus as u64 - 1;
+    let (mut ticks, mut entered) = ([0; 2], [0; 2]);
     for n in 0..ROUNDS {
-        while READY.load(Ordering::Acquire) < others * (n + 1) {
+        while READY.load(Ordering::Acquire) < others * (n as u64 + 1) {
             cpu::yield_now();
         }
         let before = INSIDE_COUNT.load(Ordering::Acquire);
-        let (round, start) = (2 * n + 1, timer::now());
-        ROUND.store(round, Ordering::Release);
+        let (number, start) = (2 * n as u64 + 1, timer::now());
+        ROUND.store(number, Ordering::Release);
         // The first vCPU keeps the time and works like the others.
-        let end = start + timer::ticks(RUN_NS);
-        let mut mine = 0;
-        while timer::now() < end {
-            let enter = || {
-                let count = INSIDE_COUNT.load(Ordering::Relaxed);
-                work(INSIDE);
-                INSIDE_COUNT.store(count + 1, Ordering::Relaxed);
-            };
-            match &told {
-                Some(told) if n == 1 => LOCK.with(0, told, enter),
-                _ => LOCK.with(0, &Plain, enter),
-            }
-            mine += 1;
-            work(OUTSIDE);
-        }
-        let ticks = timer::now() - start;
-        let entered = INSIDE_COUNT.load(Ordering::Acquire) - before;
-        ROUND.store(round + 1, Ordering::Release);
-        COUNTS[0].fetch_add(mine, Ordering::AcqRel);
-        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(timer::hz());
-        let each = ns as u64 / entered.max(1);
-        let key = if n == 0 { "lock_plain" } else { "lock_hint" };
-        println!("BENCH {key} {each}");
+        let end = start + timer::ticks(ROUND_NS);
+        round(n, 0, told.as_ref(), || timer::now() >= end);
+        ticks[n % 2] += timer::now() - start;
+        entered[n % 2] += INSIDE_COUNT.load(Ordering::Acquire) - before;
+        ROUND.store(number + 1, Ordering::Release);
     }
-    while READY.load(Ordering::Acquire) < others * (ROUNDS + 1) {
+    while READY.load(Ordering::Acquire) < others * (ROUNDS as u64 + 1) {
         cpu::yield_now();
+    }
+    for (key, (ticks, entered)) in ["lock_plain", "lock_hint"]
+        .into_iter()
+        .zip(ticks.into_iter().zip(entered))
+    {
+        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(timer::hz());
+        println!("BENCH {key} {}", ns as u64 / entered.max(1));
     }
     let sum: u64 = COUNTS.iter().map(|n| n.load(Ordering::Acquire)).sum();
     let inside = INSIDE_COUNT.load(Ordering::Acquire);

@@ -47,8 +47,8 @@ pub const ICFGR: u64 = 0xc00;
 pub const IROUTER: u64 = 0x6000;
 /// GICD_PIDR2.
 pub const PIDR2: u64 = 0xffe8;
-/// INTIDs from here are not interrupts (IHI 0069, 2.2).
-pub const SPECIAL: u64 = 1020;
+/// INTIDs that are no interrupts (IHI 0069, 2.2).
+pub const SPECIAL: core::ops::Range<u64> = 1020..1024;
 
 /// What one vCPU's interrupts did.
 struct Log {
@@ -75,7 +75,7 @@ static LOGS: [Log; VCPUS_MAX as usize] = [const {
 pub(crate) fn handle(entered: u64) {
     let log = &LOGS[cpu::index()];
     let intid = ICC_IAR1_EL1.read();
-    if intid >= SPECIAL {
+    if SPECIAL.contains(&intid) {
         let before = log.spurious.load(Ordering::Relaxed);
         log.spurious.store(before + 1, Ordering::Relaxed);
         return;

@@ -27,6 +27,8 @@ pub mod fp;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod gic;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub mod its;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod machine;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod mem;

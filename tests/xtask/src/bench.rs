@@ -16,18 +16,29 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 34] = [
+const KEYS: [(&str, &str, Option<u64>); 45] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
     ("unclaimed_read", "insns", Some(300)),
     ("sysreg_id_read", "insns", Some(300)),
     ("ipi", "insns", Some(1100)),
+    ("lpi", "insns", Some(2000)),
+    ("lpi_self", "insns", Some(2000)),
     ("timer_latency", "insns", Some(1000)),
     ("ready_insns", "insns", Some(40_000_000)),
     ("guest_boot_insns", "insns", None),
     ("idle_bytes", "bytes", Some(64 << 20)),
     ("vm_bytes", "bytes", Some(256 << 10)),
+    ("lock_1x_plain", "ns", None),
+    ("lock_1x_hint", "ns", None),
+    ("lock_1x_ratio", "per mille", Some(1_010)),
+    ("lock_2x_plain", "ns", None),
+    ("lock_2x_hint", "ns", None),
+    ("lock_2x_ratio", "per mille", Some(640)),
+    ("lock_4x_plain", "ns", None),
+    ("lock_4x_hint", "ns", None),
+    ("lock_4x_ratio", "per mille", Some(640)),
     ("mem_populate_2m", "insns", None),
     ("mem_populate_4k", "insns", None),
     ("mem_touch", "insns", None),
@@ -52,6 +63,9 @@ const KEYS: [(&str, &str, Option<u64>); 34] = [
     ("dev_zap_gib_2m", "insns", Some(500_000)),
     ("dev_zap_gib_64k", "insns", None),
 ];
+
+/// A PCI function to give to a VM; what it does does not matter.
+const DEVICE: &str = "0000:00:04.0";
 
 /// Emulation without threads is slow.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -88,6 +102,8 @@ fn measure(cpu: Cpu) -> Result<Results> {
     board.counted = true;
     // Waiting for a DHCP server would count the time of this machine, not of the appliance.
     board.append = "ip=10.0.2.15/24,10.0.2.2".to_owned();
+    let device = ["-device", "edu,addr=4"].map(str::to_owned);
+    board.more.extend(device);
     let logs = paths::logs(&format!("bench-{cpu}"));
     let mut skete = Appliance::start(board, &run::token()?, &logs, PATIENCE)?;
     let control = skete.control();
@@ -106,7 +122,12 @@ fn measure(cpu: Cpu) -> Result<Results> {
         part("core_bytes")? + part("root_bytes")? + part("granted_bytes")?,
     );
 
-    for (key, value) in operations(&control)? {
+    for (key, value) in operations(&control, "bench", &json!([]))? {
+        keep(&key, value);
+    }
+    // A VM with a device has an ITS, and measures what comes through it.
+    let device = json!([{ "pci": DEVICE }]);
+    for (key, value) in operations(&control, "messages", &device)? {
         keep(&key, value);
     }
     let (boot, overhead) = linux(&control)?;
@@ -115,6 +136,11 @@ fn measure(cpu: Cpu) -> Result<Results> {
     skete.shut_down()?;
     for (key, value) in memory(cpu)?.into_iter().chain(device::measure(cpu)?) {
         results.insert(key, json!(value));
+    }
+    for times in [1, 2, 4] {
+        for (key, value) in lock(cpu, times)? {
+            results.insert(key, json!(value));
+        }
     }
     Ok(results)
 }
@@ -132,14 +158,50 @@ fn memory(cpu: Cpu) -> Result<Vec<(String, u64)>> {
     Ok(bench_lines(&machine.serial().text()))
 }
 
+/// What a contended lock costs with `times` as many vCPUs as cores, without the preempt hint
+/// and with it, and what the second is of the first (`tests/guests/lock`).
+fn lock(cpu: Cpu, times: u32) -> Result<Vec<(String, u64)>> {
+    let mut board = Board::new(cpu, paths::bare_root("direct"));
+    board.counted = true;
+    let vcpus = board.smp * times;
+    board.append = format!("guest=lock vcpus={vcpus} mib=64");
+    let logs = paths::logs(&format!("bench-lock-{times}x-{cpu}"));
+    let mut machine = Machine::start(&board, &logs)?;
+    machine.serial().wait_for("DIRECT done", 0, PATIENCE)?;
+    machine.wait_for_end(PATIENCE)?;
+    lock_results(&machine.serial().text(), times)
+}
+
+fn lock_results(log: &str, times: u32) -> Result<Vec<(String, u64)>> {
+    let lines = bench_lines(&log.replace("vm0| ", ""));
+    let find = |wanted: &str| {
+        let found = lines.iter().find(|(key, _)| key == wanted);
+        found.map(|(_, value)| *value)
+    };
+    let (plain, hint) = find("lock_plain")
+        .zip(find("lock_hint"))
+        .filter(|_| log.contains("BENCH done"))
+        .with_context(|| format!("the guest measured no lock:\n{log}"))?;
+    let ratio = (hint * 1000).checked_div(plain).unwrap_or(u64::MAX);
+    let key = |what| format!("lock_{times}x_{what}");
+    Ok(vec![
+        (key("plain"), plain),
+        (key("hint"), hint),
+        (key("ratio"), ratio),
+    ])
+}
+
 /// What the bare-metal bench guest measures from within.
-fn operations(control: &Control) -> Result<Vec<(String, u64)>> {
+fn operations(control: &Control, name: &str, devices: &Value) -> Result<Vec<(String, u64)>> {
     let image = fs::read(paths::payload("bench"))?;
-    control.push("bench", "flat", &image)?;
-    control.define("bench", 2, 64 << 20, &json!({ "flat": "bench" }))?;
-    control.start("bench")?;
-    let log = control.wait_for_console("bench", "BENCH done", PATIENCE)?;
-    control.wait_for_state("bench", "stopped", PATIENCE)?;
+    control.push(name, "flat", &image)?;
+    let spec = json!({
+        "cpus": 2, "memory_bytes": 64 << 20, "boot": { "flat": name }, "devices": devices,
+    });
+    control.json(&format!("PUT /v1/vms/{name}"), &spec)?;
+    control.start(name)?;
+    let log = control.wait_for_console(name, "BENCH done", PATIENCE)?;
+    control.wait_for_state(name, "stopped", PATIENCE)?;
     Ok(bench_lines(&log))
 }
 
@@ -250,6 +312,15 @@ mod tests {
         );
         let line = "x\nskete: control port answering at 1234 ns\n";
         assert_eq!(ready_line(line).expect("is there"), 1234);
+    }
+
+    #[test]
+    fn a_lock_s_results_are_compared() {
+        let log = "vm0| BENCH lock_plain 2000\r\nvm0| BENCH lock_hint 1000\r\nvm0| BENCH done\r\n";
+        let results = lock_results(log, 4).expect("are there");
+        assert_eq!(results.last(), Some(&("lock_4x_ratio".to_owned(), 500)));
+        let two_were_inside = log.replace("BENCH done", "FAIL");
+        assert!(lock_results(&two_were_inside, 4).is_err());
     }
 
     #[test]

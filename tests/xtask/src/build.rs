@@ -56,10 +56,13 @@ pub(crate) fn guests() -> Result<()> {
     cargo(&mut guests)?;
     let carried = [
         ("SKETE_DIRECT_GUEST", paths::payload("memory")),
+        ("SKETE_DIRECT_MIGRATE", paths::payload("migrate")),
+        ("SKETE_DIRECT_LOCK", paths::payload("lock")),
+        ("SKETE_DIRECT_CONFORMANCE", paths::payload("conformance")),
         ("SKETE_LINUX_KERNEL", paths::guest_kernel()),
         ("SKETE_LINUX_INITRD", paths::guest_initrd()),
     ];
-    for name in ["memory_root", "linux_root"] {
+    for name in ["memory_root", "linux_root", "direct"] {
         bare_root(name, &carried)?;
     }
     Ok(())

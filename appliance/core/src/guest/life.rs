@@ -7,7 +7,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
-use guest_abi::core_call::{Status, VM_FLAGS, VM_NO_PV_TIME, VmConfig, VmState};
+use guest_abi::core_call::{Status, VM_FLAGS, VM_ITS, VM_NO_PV_TIME, VmConfig, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use sched::Cap;
@@ -20,7 +20,7 @@ use super::{ROOT_SLOT, SHARED_ORDER, VCPU_ORDER, VCPUS, VCPUS_MAX, VM_ORDER, VMS
 use super::{by_slot, pointer};
 use crate::serial::Serial;
 use crate::stage2::{self, Space, Stage2};
-use crate::{hw, memory, paravirt, per_cpu, world};
+use crate::{hw, its, memory, paravirt, per_cpu, world};
 
 /// Root's share: while it works, a guest on its core gets a tenth.
 const ROOT_WEIGHT: u32 = 1000;
@@ -81,7 +81,7 @@ pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, S
 
 /// Blocks that are freed again unless building succeeds.
 struct Blocks {
-    held: [Option<(Pa, u8)>; VCPUS_MAX + 3],
+    held: [Option<(Pa, u8)>; VCPUS_MAX + 4],
     len: usize,
 }
 
@@ -105,7 +105,7 @@ impl Drop for Blocks {
 
 fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     let mut blocks = Blocks {
-        held: [None; VCPUS_MAX + 3],
+        held: [None; VCPUS_MAX + 4],
         len: 0,
     };
     let vm_pa = blocks.alloc(VM_ORDER)?;
@@ -117,6 +117,10 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
     let lines = match plan.flags & VM_NO_PV_TIME {
         0 => Some(blocks.alloc(0)?),
         _ => None,
+    };
+    let its_pa = match plan.flags & VM_ITS {
+        0 => None,
+        _ => Some(blocks.alloc(its::ORDER)?),
     };
     let ram = Ipa::new(map::RAM_BASE).expect("RAM_BASE is below 2^48");
     let mut gmap = stage2::new(plan.ipa_bits).ok_or(Status::Exhausted)?;
@@ -144,10 +148,16 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         gmap.add_vcpu();
     }
     // Nothing fails from here on: the blocks stay.
-    blocks.held = [None; VCPUS_MAX + 3];
+    blocks.held = [None; VCPUS_MAX + 4];
 
     *generation = generation.wrapping_add(1).max(1);
     let vm = memory::ptr::<Vm>(vm_pa);
+    let mut vgic = Vgic::new(plan.vcpus as u32);
+    let its = its_pa.map(|pa| {
+        let (its, lpis) = its::build(pa, plan.vcpus as u32);
+        vgic.attach_lpis(lpis);
+        its
+    });
     let value = Vm {
         slot: plan.slot,
         generation: *generation,
@@ -178,7 +188,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         gmap: Space::new(plan.slot, gmap),
         devices: AtomicU32::new(0),
         populated: AtomicU64::new(0),
-        vgic: Mutex::new(Vgic::new(plan.vcpus as u32)),
+        vgic: Mutex::new(vgic),
+        its,
         serial: Mutex::new(Serial::default()),
         clock: Mutex::new(Pl031::default()),
     };
@@ -261,7 +272,7 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
             memory::free(frame, VCPU_ORDER);
         }
     }
-    let (shared, lines) = (vm.shared_pa, vm.lines);
+    let (shared, lines, its) = (vm.shared_pa, vm.lines, vm.its);
     if let Some(entry) = VMS.get(vm.slot) {
         let vm = entry.swap(ptr::null_mut(), Ordering::AcqRel);
         memory::free(memory::pa_of(vm as u64), VM_ORDER);
@@ -269,6 +280,9 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
     memory::free(shared, SHARED_ORDER);
     if let Some(pa) = lines {
         memory::free(pa, 0);
+    }
+    if let Some(its) = its {
+        memory::free(its::block_of(its), its::ORDER);
     }
     Ok(())
 }

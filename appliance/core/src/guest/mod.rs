@@ -21,12 +21,13 @@ use sched::Cap;
 use spin::Mutex;
 use uart::Pl031;
 use vgic::Vgic;
+use vgic::its::Its;
 
 pub(crate) use self::life::{GUEST_IPA_BITS, create_guest, create_root, destroy};
 pub(crate) use self::vcpu::{NOWHERE, Run, Vcpu, VcpuControl};
-use crate::memory;
 use crate::serial::Serial;
 use crate::stage2::Space;
+use crate::{its, memory};
 
 /// Slot of root, behind the guests'.
 pub(crate) const ROOT_SLOT: usize = VMS_MAX;
@@ -88,6 +89,8 @@ pub(crate) struct Vm {
     pub(crate) gmap: Space,
     /// Interrupts.
     pub(crate) vgic: Mutex<Vgic>,
+    /// What makes LPIs of messages, if it has devices.
+    pub(crate) its: Option<&'static Mutex<Its>>,
     /// The UART.
     pub(crate) serial: Mutex<Serial>,
     /// The real-time clock.
@@ -153,6 +156,7 @@ impl Vm {
             + (memory::FRAME << SHARED_ORDER)
             + self.vcpus as u64 * (memory::FRAME << VCPU_ORDER)
             + self.lines.map_or(0, |_| memory::FRAME)
+            + self.its.map_or(0, |_| memory::FRAME << its::ORDER)
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use control::backend::{BackendError, ImageId, ImageKind, RunCounters, RunPlan, RunState};
-use guest_abi::core_call::{CoreCall, EXIT_CLASSES, Status, VmConfig, VmInfo, VmState};
+use guest_abi::core_call::{CoreCall, EXIT_CLASSES, Status, VM_ITS, VmConfig, VmInfo, VmState};
 use loader::{Gunzip, GunzipError, HEAD_BYTES, Kind, Plan, Tree};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
@@ -524,7 +524,8 @@ fn config(plan: &RunPlan) -> VmConfig {
     VmConfig {
         ram_bytes: plan.memory_bytes,
         vcpus: plan.cpus,
-        flags: 0,
+        // The messages of devices.
+        flags: if plan.devices.is_empty() { 0 } else { VM_ITS },
         name,
     }
 }

@@ -15,10 +15,15 @@ pub(crate) const VCPUS: usize = 32;
 pub(crate) enum Life {
     /// It never waits.
     Busy,
+    /// It never waits until then, and never runs again.
+    Until(u64),
     /// It runs so long, then waits so long.
     Bursts { run: u64, wait: u64 },
     /// It runs so long, then gives its core up and goes on.
     Yields { run: u64 },
+    /// It runs so long, then lends the rest of its turn to another of its VM, as who spins for
+    /// a lock does.
+    Lends { run: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub(crate) struct Vcpu {
     pub(crate) longest_wait: u64,
     pub(crate) moves: u64,
     since: u64,
+    /// Its core has not put its registers down yet.
+    held: bool,
     /// Left of the burst it is in.
     left: u64,
     wakes: u64,
@@ -64,6 +71,8 @@ pub(crate) struct Vm {
 pub(crate) struct World {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) vms: Vec<Vm>,
+    /// Floors of the cores, as they last said.
+    floors: Vec<u64>,
 }
 
 impl Facts for World {
@@ -79,8 +88,15 @@ impl Facts for World {
         let vm = self.vcpus[usize::from(vcpu)].vm;
         self.vms[vm].cap.charge(ticks, now);
     }
+    fn floor(&self, vcpu: u16) -> u64 {
+        let affinity = self.vcpus[usize::from(vcpu)].affinity;
+        let floors = self.floors.iter().enumerate();
+        let allowed = floors.filter(|(core, _)| affinity >> core & 1 == 1);
+        allowed.map(|(_, floor)| *floor).max().unwrap_or(0)
+    }
     fn may_move(&self, vcpu: u16, core: usize) -> bool {
-        self.vcpus[usize::from(vcpu)].affinity >> core & 1 == 1
+        let vcpu = &self.vcpus[usize::from(vcpu)];
+        vcpu.affinity >> core & 1 == 1 && !vcpu.held
     }
 }
 
@@ -100,6 +116,7 @@ impl Machine {
             world: World {
                 vcpus: Vec::new(),
                 vms: Vec::new(),
+                floors: vec![0; cores],
             },
             resched: vec![None; cores],
         }
@@ -131,8 +148,8 @@ impl Machine {
             .filter(|core| affinity >> core & 1 == 1)
             .collect();
         let left = match life {
-            Life::Busy => u64::MAX,
-            Life::Bursts { run, .. } | Life::Yields { run } => run,
+            Life::Busy | Life::Until(_) => u64::MAX,
+            Life::Bursts { run, .. } | Life::Yields { run } | Life::Lends { run } => run,
         };
         self.world.vcpus.push(Vcpu {
             vm,
@@ -149,6 +166,7 @@ impl Machine {
             longest_wait: 0,
             moves: 0,
             since: self.now,
+            held: false,
             left,
             wakes: u64::MAX,
             involuntary: false,
@@ -208,6 +226,7 @@ impl Machine {
         let now = self.now;
         let vcpu = &mut self.world.vcpus[n];
         vcpu.run = Run::Queued;
+        vcpu.held = true;
         vcpu.involuntary = involuntary;
         vcpu.last_ran = now;
         if involuntary {
@@ -220,6 +239,7 @@ impl Machine {
 
     fn choose(&mut self, core: usize, why: Why) {
         let now = self.now;
+        let timed_out = self.queues[core].is_timed_out(now);
         for _ in 0..4 {
             let before = self.queues[core].running().map(usize::from);
             let next = self.queues[core].next(now, why, &mut self.world);
@@ -239,13 +259,30 @@ impl Machine {
             }
             let idle = self.queues[core].running().is_none();
             // What came is behind: it may have to run at once.
-            if !self.even_out(core, idle) {
+            if !(idle || timed_out) || !self.even_out(core, idle) {
                 break;
             }
         }
-        if !self.queues[core].waiting().is_empty() {
-            self.offer(core);
+        self.world.floors[core] = self.queues[core].floor();
+        self.after_switch(core);
+    }
+
+    /// The core has put down the registers of whom it held before.
+    fn after_switch(&mut self, core: usize) {
+        for vcpu in self.world.vcpus.iter_mut().filter(|vcpu| vcpu.home == core) {
+            vcpu.held = false;
         }
+        if self.queues[core].load(self.now) < 2 {
+            return;
+        }
+        for other in (0..self.queues.len()).filter(|other| *other != core) {
+            let [a, b] = self.queues.get_disjoint_mut([core, other]).unwrap();
+            if let Some(entity) = balance(a, b, other, self.now, &self.world) {
+                self.moved(entity, other);
+                self.resched[other].get_or_insert(Why::News);
+            }
+        }
+        self.offer(core);
     }
 
     /// Evens out with every other core; returns whether something came here.
@@ -316,6 +353,13 @@ impl Machine {
                 Run::Running => {
                     vcpu.ran += ticks;
                     vcpu.left = vcpu.left.saturating_sub(ticks);
+                    if matches!(vcpu.life, Life::Until(end) if now >= end) {
+                        vcpu.life = Life::Bursts {
+                            run: u64::MAX,
+                            wait: u64::MAX / 2,
+                        };
+                        vcpu.left = 0;
+                    }
                     if vcpu.left == 0 {
                         self.burst_over(n);
                     }
@@ -331,9 +375,16 @@ impl Machine {
         let vcpu = &mut self.world.vcpus[n];
         let core = vcpu.home;
         match vcpu.life {
-            Life::Busy => vcpu.left = u64::MAX,
+            Life::Busy | Life::Until(_) => vcpu.left = u64::MAX,
             Life::Yields { run } => {
                 vcpu.left = run;
+                self.resched[core] = Some(Why::Yield);
+            }
+            Life::Lends { run } => {
+                vcpu.left = run;
+                let vm = vcpu.vm;
+                let sibling = |id: u16| self.world.vcpus[usize::from(id)].vm == vm;
+                self.queues[core].favour(sibling);
                 self.resched[core] = Some(Why::Yield);
             }
             Life::Bursts { run, wait } => {

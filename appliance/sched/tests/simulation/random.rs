@@ -5,7 +5,8 @@ pub(crate) struct Random(u64);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        // Not a multiple of what is added below: each seed would be the next one's, one later.
+        Self(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ seed.rotate_left(37))
     }
 
     /// Returns a number below `end`.

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use vgic::{Kick, Level, Lr, LrSet, Vgic, Width};
+use vgic::its::{self, Its};
+use vgic::{Kick, Level, Lpis, Lr, LrSet, Vgic, Width};
+
+use crate::its_spec::Memory;
 
 /// One physical CPU's virtual interface, with the vCPU of the same number on it.
 #[derive(Clone, Debug)]
@@ -38,6 +41,39 @@ pub(crate) struct Machine {
     pub(crate) physical: BTreeMap<(usize, u32), Physical>,
     /// Entries into guests that had to write list registers.
     pub(crate) refills: u64,
+    pub(crate) its: Option<Box<Its>>,
+    pub(crate) memory: Memory,
+    /// A list register keeps an acknowledged LPI until its end, as QEMU's do.
+    pub(crate) keeps_lpis: bool,
+    /// Writes that had to be made again.
+    pub(crate) again: u64,
+}
+
+/// What the ITS sees of the machine.
+struct Port<'a> {
+    gic: &'a mut Vgic,
+    memory: &'a mut Memory,
+    kick: Kick,
+    /// Accesses to memory so far.
+    accesses: u64,
+}
+
+impl its::Machine for Port<'_> {
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> bool {
+        self.accesses += 1;
+        let there = self.memory.slice(at, bytes.len());
+        there.map(|from| bytes.copy_from_slice(from)).is_some()
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> bool {
+        self.accesses += 1;
+        let there = self.memory.slice(at, bytes.len());
+        there.map(|to| to.copy_from_slice(bytes)).is_some()
+    }
+
+    fn gic(&mut self, step: impl FnOnce(&mut Vgic) -> Kick) {
+        self.kick |= step(self.gic);
+    }
 }
 
 /// Physical INTIDs differ from virtual ones, so that mixing them up shows.
@@ -75,7 +111,56 @@ impl Machine {
             cpu: vec![interface; vcpus],
             physical,
             refills: 0,
+            its: None,
+            memory: Memory(Vec::new()),
+            keeps_lpis: false,
+            again: 0,
         }
+    }
+
+    /// Gives the machine an ITS.
+    pub(crate) fn with_its(mut self, keeps_lpis: bool) -> Self {
+        self.gic.attach_lpis(Box::leak(Box::new(Lpis::new())));
+        self.its = Some(Box::new(Its::new(self.gic.vcpus())));
+        self.memory = Memory::new();
+        self.keeps_lpis = keeps_lpis;
+        self
+    }
+
+    /// Runs `f` with the ITS and what it sees; it has to be there.
+    fn on_its<T>(&mut self, f: impl FnOnce(&mut Its, &mut Port<'_>) -> T) -> T {
+        let mut port = Port {
+            gic: &mut self.gic,
+            memory: &mut self.memory,
+            kick: Kick::NONE,
+            accesses: 0,
+        };
+        let its = self.its.as_mut().expect("the machine has an ITS");
+        let result = f(its, &mut port);
+        let (kick, accesses) = (port.kick, port.accesses);
+        assert!(accesses <= 64, "{accesses} accesses at once");
+        self.check_kick(kick);
+        result
+    }
+
+    pub(crate) fn its_read(&mut self, offset: u64, bytes: u64) -> u64 {
+        self.on_its(|its, _| its.read(offset, width(bytes)))
+    }
+
+    /// Makes a write until it is done, as the vCPU does that stays on its instruction.
+    pub(crate) fn its_write(&mut self, offset: u64, bytes: u64, value: u64) {
+        for round in 0.. {
+            assert!(round <= 0x1_0000, "a queue without end");
+            let progress = self.on_its(|its, port| its.write(port, offset, width(bytes), value));
+            if progress == its::Progress::Done {
+                return;
+            }
+            self.again += 1;
+        }
+    }
+
+    pub(crate) fn message(&mut self, device: u32, event: u32) {
+        self.on_its(|its, port| port.kick |= its.signal(port.gic, device, event));
     }
 
     /// Copies hardware to the saved set, as core does before a fold.
@@ -269,9 +354,13 @@ impl Machine {
         if priority >= pmr || priority >= running || (cpu.lr[n] >> 60 & 1 == 1) != group1 {
             return 1023;
         }
+        let id = (cpu.lr[n] & 0xffff_ffff) as u32;
         cpu.lr[n] ^= 3 << 62;
+        if id >= 8192 && !self.keeps_lpis {
+            cpu.lr[n] &= !(3 << 62);
+        }
         cpu.apr.push(priority);
-        (cpu.lr[n] & 0xffff_ffff) as u32
+        id
     }
 
     /// ICC_EOIR_EL1: drops the priority and, unless `VEOIM`, deactivates.
@@ -279,7 +368,8 @@ impl Machine {
         if self.cpu[v].apr.pop().is_none() {
             return;
         }
-        if self.cpu[v].vmcr >> 9 & 1 == 1 {
+        // An LPI is not deactivated by another write.
+        if self.cpu[v].vmcr >> 9 & 1 == 1 && id < 8192 {
             return;
         }
         let cpu = &mut self.cpu[v];
@@ -287,6 +377,9 @@ impl Machine {
         let found =
             (0..count).find(|n| cpu.lr[*n] >> 63 == 1 && cpu.lr[*n] & 0xffff_ffff == u64::from(id));
         let Some(n) = found else {
+            if id >= 8192 {
+                return;
+            }
             // EOIcount, bits 31:27.
             cpu.hcr = (cpu.hcr + (1 << 27)) & 0xffff_ffff;
             return;
@@ -330,6 +423,9 @@ impl Machine {
     }
 
     pub(crate) fn gicr_read(&mut self, v: usize, offset: u64, bytes: u64) -> u64 {
+        if self.its.is_some() && its::owns(offset) {
+            return self.on_its(|its, port| its.redist_read(port, v, offset, width(bytes)));
+        }
         self.before_read(offset);
         self.gic.redist_read(v, offset, width(bytes))
     }
@@ -350,6 +446,13 @@ impl Machine {
     }
 
     pub(crate) fn gicr_write(&mut self, v: usize, offset: u64, bytes: u64, value: u64) {
+        if self.its.is_some() && its::owns(offset) {
+            if self.cpu[v].running {
+                self.fold(v);
+            }
+            self.on_its(|its, port| its.redist_write(port, v, offset, width(bytes), value));
+            return;
+        }
         let kick = self.gic.redist_write(v, offset, width(bytes), value);
         self.check_kick(kick);
     }

@@ -60,6 +60,21 @@ fn perform(m: &mut Machine, rng: &mut Rng, op: &Op) {
         Op::SplitEoi(v, split) => {
             m.cpu[v].vmcr = m.cpu[v].vmcr & !(1 << 9) | u64::from(split) << 9;
         }
+        Op::ItsRead(o, s) => {
+            m.its_read(o, s);
+        }
+        Op::ItsWrite(o, s, value) => m.its_write(o, s, value),
+        Op::Command(words) => {
+            let at = m.its_read(0x88, 8);
+            for (n, word) in words.into_iter().enumerate() {
+                if let Some(bytes) = m.memory.slice(0x4000_0000 + at + 8 * n as u64, 8) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+            }
+            m.its_write(0x88, 8, at + 32);
+        }
+        Op::DeviceWrites(device, event) => m.message(device, event),
+        Op::Store(offset, byte) => m.memory.0[offset as usize] = byte,
         Op::Park(v) => m.park(v),
         Op::Unpark(v) => m.unpark(v),
         Op::Touch(v) => {
@@ -76,6 +91,9 @@ fn calm(m: &mut Machine, vcpus: usize) {
     for v in 0..vcpus {
         for id in 0..256 {
             m.wire(v, id, false);
+        }
+        if m.its.is_some() {
+            m.gicr_write(v, 0, 4, 0);
         }
         m.gicr_write(v, 0x1_0280, 4, u64::MAX);
         m.gicr_write(v, 0x1_0380, 4, u64::MAX);
@@ -111,11 +129,24 @@ fn a_guest_out_of_its_mind_breaks_nothing() {
         }
         let lrs = rng.pick(&[1, 2, 4, 16]);
         let mut m = Machine::new(vcpus, lrs, &hardware);
+        let its = rng.once_in(2);
+        if its {
+            m = m.with_its(rng.once_in(2));
+            for v in 0..vcpus {
+                m.gicr_write(v, 0x70, 8, 0x4001_000d);
+                m.gicr_write(v, 0, 4, 1);
+            }
+            m.its_write(0x80, 8, 1 << 63 | 0x4000_0000);
+            m.its_write(0, 4, 1);
+        }
         for v in 0..vcpus {
             m.unpark(v);
         }
         for _ in 0..rng.below(1500) {
-            let op = rng.op(vcpus);
+            let op = match its && rng.once_in(2) {
+                true => rng.its_op(vcpus),
+                false => rng.op(vcpus),
+            };
             perform(&mut m, &mut rng, &op);
             // Core comes when it comes.
             if rng.once_in(5) {

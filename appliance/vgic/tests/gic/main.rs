@@ -7,6 +7,8 @@
     reason = "an oracle or a test that goes wrong must fail, loudly"
 )]
 
+mod its;
+mod its_spec;
 mod machine;
 mod madness;
 mod model;

@@ -2,6 +2,7 @@
 
 use std::panic::catch_unwind;
 
+use crate::its_spec::ItsSpec;
 use crate::machine::Machine;
 use crate::ops::{HARDWARE_PPIS, HARDWARE_SPIS, IDS, Op, Rng};
 use crate::spec::Spec;
@@ -13,7 +14,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(vcpus: usize, lrs: u8, open: bool) -> Self {
+    fn new(vcpus: usize, lrs: u8, open: bool, its: WithIts) -> Self {
         let mut hardware: Vec<(usize, u32)> = HARDWARE_SPIS.map(|id| (0, id)).to_vec();
         for v in 0..vcpus {
             hardware.extend(HARDWARE_PPIS.map(|id| (v, id)));
@@ -22,6 +23,13 @@ impl Pair {
             machine: Machine::new(vcpus, lrs, &hardware),
             spec: Spec::new(vcpus),
         };
+        if let WithIts::Yes { keeps_lpis } = its {
+            pair.machine = pair.machine.with_its(keeps_lpis);
+            pair.spec.its = Some(ItsSpec::new(vcpus));
+            if open {
+                pair.open_its(vcpus as u64);
+            }
+        }
         for v in 0..vcpus {
             pair.apply(&Op::Unpark(v));
         }
@@ -43,6 +51,41 @@ impl Pair {
             }
         }
         pair
+    }
+
+    /// Sets the ITS up as Linux does, with a few events mapped.
+    fn open_its(&mut self, vcpus: u64) {
+        for v in 0..vcpus {
+            let table = 0x4002_0000 + (v << 16);
+            let v = v as usize;
+            self.apply(&Op::RedistWrite(v, 0x70, 8, 0x4001_078d));
+            self.apply(&Op::RedistWrite(v, 0x78, 8, table | 1 << 62));
+            self.apply(&Op::RedistWrite(v, 0, 4, 1));
+        }
+        self.apply(&Op::ItsWrite(0x80, 8, 1 << 63 | 0x4000_0400));
+        self.apply(&Op::ItsWrite(0, 4, 1));
+        for v in 0..vcpus {
+            self.apply(&Op::Command([0x09, 0, 1 << 63 | v << 16 | v, 0]));
+        }
+        for device in [0, 8, 16] {
+            self.apply(&Op::Command([
+                device << 32 | 0x08,
+                4,
+                1 << 63 | 0x4009_0000,
+                0,
+            ]));
+        }
+        for (n, lpi) in [0, 1, 2, 31, 32, 63, 1023].into_iter().enumerate() {
+            self.apply(&Op::Store(0x1_0000 + lpi, 0x81 | (n as u8) << 3));
+            let event = [0, 1, 2, 3, 15, 16, 31][n];
+            let words = [
+                8 << 32 | 0x0a,
+                (8192 + lpi) << 32 | event,
+                n as u64 % vcpus,
+                0,
+            ];
+            self.apply(&Op::Command(words));
+        }
     }
 
     /// Whether a guest in its right mind may do this; the rest is UNPREDICTABLE in the
@@ -179,6 +222,11 @@ impl Pair {
                 machine.cpu[v].vmcr = machine.cpu[v].vmcr & !(1 << 9) | u64::from(split) << 9;
                 spec.cpu[v].split_eoi = split;
             }
+            Op::ItsRead(..)
+            | Op::ItsWrite(..)
+            | Op::Command(..)
+            | Op::DeviceWrites(..)
+            | Op::Store(..) => self.perform_its(op),
             Op::Park(v) => machine.park(v),
             Op::Unpark(v) => machine.unpark(v),
             Op::Touch(v) => {
@@ -189,6 +237,44 @@ impl Pair {
             }
         }
         self.machine.serve();
+    }
+
+    /// Performs an operation of the ITS's on both sides.
+    fn perform_its(&mut self, op: &Op) {
+        let Self { machine, spec } = self;
+        let Some(its) = spec.its.as_mut() else { return };
+        match *op {
+            Op::ItsRead(o, s) => assert_eq!(machine.its_read(o, s), its.read(o, s), "{o:#x} {s}"),
+            Op::ItsWrite(o, s, value) => {
+                machine.its_write(o, s, value);
+                its.write(o, s, mask(value, s));
+            }
+            Op::Command(words) => {
+                let base = its.read(0x80, 8) & 0x000f_ffff_ffff_f000;
+                let bytes = ((its.read(0x80, 8) & 0xff) + 1) * 4096;
+                let at = its.read(0x88, 8);
+                for (n, word) in words.into_iter().enumerate() {
+                    let place = base + at + 8 * n as u64;
+                    for memory in [&mut machine.memory, &mut its.memory] {
+                        if let Some(bytes) = memory.slice(place, 8) {
+                            bytes.copy_from_slice(&word.to_le_bytes());
+                        }
+                    }
+                }
+                let next = (at + 32) % bytes;
+                machine.its_write(0x88, 8, next);
+                its.write(0x88, 8, next);
+            }
+            Op::DeviceWrites(device, event) => {
+                machine.message(device, event);
+                its.message(u64::from(device), u64::from(event));
+            }
+            Op::Store(offset, byte) => {
+                machine.memory.0[offset as usize] = byte;
+                its.memory.0[offset as usize] = byte;
+            }
+            _ => {}
+        }
     }
 
     fn acknowledge(&mut self, v: usize, group1: bool) {
@@ -233,6 +319,12 @@ impl Pair {
 
     /// Reads every register of every frame. Odd widths and offsets are left to the operations.
     fn compare_registers(&mut self) {
+        if let Some(its) = &self.spec.its {
+            for o in (0..0x200).chain(0xffc0..0x1_0000).step_by(4) {
+                assert_eq!(self.machine.its_read(o, 4), its.read(o, 4), "GITS {o:#x}");
+            }
+            assert!(self.machine.memory == its.memory, "guest memory differs");
+        }
         let frame = |ends: &[std::ops::Range<u64>]| -> Vec<u64> {
             ends.iter().cloned().flat_map(|r| r.step_by(4)).collect()
         };
@@ -284,6 +376,15 @@ impl Pair {
         }
         for v in 0..n {
             self.apply(&Op::SplitEoi(v, false));
+            // LPIs go to their pending tables, and are compared there.
+            if self.spec.its.is_some() {
+                self.apply(&Op::RedistWrite(v, 0, 4, 0));
+            }
+        }
+        if let Some(its) = &self.spec.its {
+            let both = self.machine.memory.0.iter().zip(&its.memory.0);
+            let differ = (0..).zip(both).find(|(_, (is, ought))| is != ought);
+            assert_eq!(differ, None::<(usize, (&u8, &u8))>, "pending tables differ");
         }
         self.apply(&Op::DistWrite(0, 4, 3));
         let mut handled = 0;
@@ -327,8 +428,19 @@ fn mask(value: u64, bytes: u64) -> u64 {
     }
 }
 
+/// Whether the VM has an ITS.
+#[derive(Clone, Copy, Debug)]
+enum WithIts {
+    No,
+    Yes { keeps_lpis: bool },
+}
+
 fn run(vcpus: usize, lrs: u8, open: bool, ops: &[Op]) {
-    let mut pair = Pair::new(vcpus, lrs, open);
+    run_with(WithIts::No, vcpus, lrs, open, ops);
+}
+
+fn run_with(its: WithIts, vcpus: usize, lrs: u8, open: bool, ops: &[Op]) {
+    let mut pair = Pair::new(vcpus, lrs, open, its);
     for op in ops {
         pair.apply(op);
     }
@@ -350,8 +462,18 @@ fn search(seeds: std::ops::Range<u64>) {
         let lrs = rng.pick(&[4, 4, 4, 1, 2, 3, 16]);
         let open = !rng.once_in(4);
         let len = rng.below(OPS);
-        let mut ops: Vec<Op> = (0..len).map(|_| rng.op(vcpus)).collect();
-        let fails = |ops: &[Op]| catch_unwind(|| run(vcpus, lrs, open, ops)).is_err();
+        // Half of them have an ITS, and half of their operations are its.
+        let its = match rng.below(4) {
+            0 => WithIts::Yes { keeps_lpis: true },
+            1 => WithIts::Yes { keeps_lpis: false },
+            _ => WithIts::No,
+        };
+        let mut one = || match its {
+            WithIts::Yes { .. } if rng.once_in(2) => rng.its_op(vcpus),
+            _ => rng.op(vcpus),
+        };
+        let mut ops: Vec<Op> = (0..len).map(|_| one()).collect();
+        let fails = |ops: &[Op]| catch_unwind(|| run_with(its, vcpus, lrs, open, ops)).is_err();
         if !fails(&ops) {
             continue;
         }
@@ -371,8 +493,8 @@ fn search(seeds: std::ops::Range<u64>) {
                 chunk /= 2;
             }
         }
-        println!("seed {seed}: run({vcpus}, {lrs}, {open}, &{ops:?})");
-        run(vcpus, lrs, open, &ops);
+        println!("seed {seed}: run_with({its:?}, {vcpus}, {lrs}, {open}, &{ops:?})");
+        run_with(its, vcpus, lrs, open, &ops);
     }
 }
 

@@ -32,6 +32,14 @@ pub(crate) enum Op {
     Park(usize),
     Unpark(usize),
     Touch(usize),
+    /// Register accesses, messages and memory of a VM with an ITS; nothing without.
+    ItsRead(u64, u64),
+    ItsWrite(u64, u64, u64),
+    /// A command, put where `GITS_CWRITER` points, which then moves on.
+    Command([u64; 4]),
+    DeviceWrites(u32, u32),
+    /// The guest writes its memory: an offset from where RAM begins, and a byte.
+    Store(u64, u8),
 }
 
 /// SplitMix64: every seed gives its own sequence.
@@ -117,6 +125,101 @@ impl Rng {
             1 => self.next(),
             2 => id | 0xff | 1 << self.below(56),
             _ => id | self.below(256),
+        }
+    }
+
+    /// A device and one of its events: few, and those at the edges.
+    fn event(&mut self) -> (u64, u64) {
+        let device = self.pick(&[0, 8, 8, 16, 255, 256]);
+        let event = self.pick(&[0, 1, 2, 3, 15, 16, 31, 2047, 2048]);
+        (device, event)
+    }
+
+    fn lpi(&mut self) -> u64 {
+        match self.below(16) {
+            0 => self.pick(&[0, 33, 8191, 9216, 16383, 16384, 0xffff_ffff]),
+            1 => 8192 + self.below(1024),
+            _ => self.pick(&[8192, 8193, 8194, 8223, 8224, 8255, 9215]),
+        }
+    }
+
+    /// A command, mostly one that can be obeyed.
+    pub(crate) fn command(&mut self, vcpus: usize) -> [u64; 4] {
+        let (device, event) = self.event();
+        let icid = match self.below(16) {
+            0 => self.pick(&[15, 16, 0xffff]),
+            _ => self.below(vcpus as u64),
+        };
+        let valid = u64::from(!self.once_in(6)) << 63;
+        let rd = (self.below(vcpus as u64) + u64::from(self.once_in(20)) * 9) << 16;
+        let rd2 = self.below(vcpus as u64) << 16;
+        let (dw0, lpi) = (device << 32, self.lpi());
+        match self.below(40) {
+            0..2 => {
+                let any = self.below(32);
+                let bits = self.pick(&[0, 1, 3, 4, 5, 6, 10, any]);
+                [dw0 | 0x08, bits, valid | 0x4009_0000, 0]
+            }
+            2..5 => [0x09, 0, valid | rd | icid, 0],
+            5..15 => [dw0 | 0x0a, lpi << 32 | event, icid, 0],
+            15 => [dw0 | 0x0b, lpi, icid, 0],
+            16..20 => [dw0 | 0x01, event, icid, 0],
+            20 => [0x0e, 0, rd, rd2],
+            21 => [dw0 | 0x0f, event, 0, 0],
+            22..26 => [dw0 | 0x0c, event, 0, 0],
+            26 => [0x0d, 0, icid, 0],
+            27..36 => [dw0 | 0x03, event, 0, 0],
+            36 => [dw0 | 0x04, event, 0, 0],
+            37 => [0x05, 0, rd, 0],
+            _ => [self.next(), self.next(), self.next(), self.next()],
+        }
+    }
+
+    fn its_offset(&mut self) -> u64 {
+        const BASES: [u64; 12] = [
+            0, 0x4, 0x8, 0x18, 0x40, 0x80, 0x88, 0x90, 0x100, 0x138, 0xffd0, 0x1_0040,
+        ];
+        match self.below(6) {
+            0 => self.below(0x2_0008),
+            1 => self.next(),
+            _ => self.pick(&BASES) + self.below(4) * 4,
+        }
+    }
+
+    /// An operation that only a VM with an ITS knows.
+    pub(crate) fn its_op(&mut self, vcpus: usize) -> Op {
+        let v = self.below(vcpus as u64) as usize;
+        match self.below(65) {
+            64 => Op::DistWrite(0, 4, self.pick(&[0, 1, 2, 3, 3, 3])),
+            0..30 => Op::Command(self.command(vcpus)),
+            30..46 => {
+                let (device, event) = self.event();
+                Op::DeviceWrites(device as u32, event as u32)
+            }
+            // Configuration bytes of the LPIs in use.
+            46..53 => {
+                let lpi = self.lpi() % 1024;
+                let any = self.next() as u8;
+                Op::Store(0x1_0000 + lpi, self.pick(&[any, 0x81, 0xa1, 0xa0, 0x01]))
+            }
+            // Anything: commands to come, pending tables.
+            53 => Op::Store(self.below(0xb_0000), self.next() as u8),
+            54..56 => Op::ItsRead(self.its_offset(), self.size()),
+            56 => Op::ItsWrite(self.its_offset(), self.size(), self.word()),
+            57 => Op::ItsWrite(0x88, 8, self.below(128) * 32),
+            58 => Op::ItsWrite(0, 4, u64::from(self.flip())),
+            59 => Op::ItsWrite(0x80, 8, 1 << 63 | 0x4000_0000 | self.below(2)),
+            60 => Op::RedistWrite(v, 0, 4, u64::from(!self.once_in(3))),
+            61 => Op::RedistRead(v, self.pick(&[0, 0x70, 0x74, 0x78, 0x7c]), self.size()),
+            62 => {
+                let table = 0x4002_0000 + ((v as u64) << 16);
+                let any = self.next();
+                Op::RedistWrite(v, 0x78, 8, self.pick(&[table, table, table | 1 << 62, any]))
+            }
+            _ => {
+                let bits = self.pick(&[13, 13, 13, 12, 31, 15]);
+                Op::RedistWrite(v, 0x70, 8, 0x4001_0000 | bits)
+            }
         }
     }
 

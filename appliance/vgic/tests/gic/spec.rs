@@ -1,6 +1,8 @@
 //! A GICv3 written naively from the tables of IHI 0069H: one record for each interrupt and
 //! literal numbers. It has no list registers: this is what a guest must believe it has.
 
+use crate::its_spec::ItsSpec;
+
 /// One interrupt of one vCPU, or one SPI.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Irq {
@@ -41,6 +43,8 @@ pub(crate) struct Spec {
     pub(crate) private: Vec<Vec<Irq>>,
     pub(crate) spi: Vec<Irq>,
     pub(crate) cpu: Vec<Cpu>,
+    /// The ITS, if there is one.
+    pub(crate) its: Option<ItsSpec>,
 }
 
 /// Where a register array starts, and what its bits are.
@@ -78,6 +82,7 @@ impl Spec {
             private: (0..n).map(|_| private()).collect(),
             spi: vec![Irq::default(); 224],
             cpu: vec![cpu; n],
+            its: None,
         }
     }
 
@@ -122,6 +127,10 @@ impl Spec {
                 found.push((id, irq.priority, irq.group1));
             }
         }
+        if let Some(its) = self.its.as_ref().filter(|_| self.enable_grp1) {
+            let lpis = its.deliverable(v).into_iter();
+            found.extend(lpis.map(|(id, priority)| (id, priority, true)));
+        }
         found
     }
 
@@ -150,6 +159,13 @@ impl Spec {
     }
 
     pub(crate) fn acknowledge(&mut self, v: usize, id: u32) {
+        if id >= 8192 {
+            let its = self.its.as_mut().expect("LPIs come from the ITS");
+            let priority = its.priority(id);
+            its.acknowledge(v, id);
+            self.cpu[v].running.push((id, priority));
+            return;
+        }
         let irq = self.irq(v, id).unwrap();
         irq.active = true;
         irq.soft = false;
@@ -330,6 +346,8 @@ impl Spec {
         }
         match (offset, size) {
             (0x0, 4) => 0x50 | u64::from(self.enable_grp0) | u64::from(self.enable_grp1) << 1,
+            // With an ITS: IDbits 13, LPIS, 2^10 LPIs.
+            (0x4, 4) if self.its.is_some() => 0x006b_4807,
             (0x4, 4) => 0x0049_0007,
             (0x8, 4) => 0x5300_043b,
             (0x80..0xe00, _) => self.read_arrays(0, 32..256, offset, size),
@@ -368,11 +386,17 @@ impl Spec {
     }
 
     pub(crate) fn gicr_read(&self, v: usize, offset: u64, size: u64) -> u64 {
-        let last = v + 1 == self.n;
+        let last = u64::from(v + 1 == self.n) << 4;
+        let plpis = u64::from(self.its.is_some());
+        if let Some(its) = &self.its
+            && let Some(value) = its.gicr_read(v, offset, size)
+        {
+            return value;
+        }
         match (offset, size) {
             (0x04, 4) => 0x5300_043b,
-            (0x08, 8) => (v as u64) << 32 | (v as u64) << 8 | u64::from(last) << 4,
-            (0x08, 4) => (v as u64) << 8 | u64::from(last) << 4,
+            (0x08, 8) => (v as u64) << 32 | (v as u64) << 8 | last | plpis,
+            (0x08, 4) => (v as u64) << 8 | last | plpis,
             (0x0c, 4) => v as u64,
             (0x14, 4) => 6 * u64::from(self.cpu[v].asleep),
             (0xffd0..0x1_0000, 4) => Self::id_register(offset, 0x93),
@@ -382,6 +406,9 @@ impl Spec {
     }
 
     pub(crate) fn gicr_write(&mut self, v: usize, offset: u64, size: u64, value: u64) {
+        if let Some(its) = &mut self.its {
+            its.gicr_write(v, offset, size, value);
+        }
         match (offset, size) {
             (0x14, 4) => self.cpu[v].asleep = value >> 1 & 1 == 1,
             (0x1_0080..0x1_0e00, _) => {
