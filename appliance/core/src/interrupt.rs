@@ -60,6 +60,11 @@ pub(crate) fn take(cpu: &PerCpu) {
             }
             gic::SPURIOUS => return,
             32..=1019 => device(intid),
+            passthrough::LPI_FIRST.. => {
+                // LPIs have no active state.
+                gic::drop_priority(intid);
+                passthrough::message_taken(intid);
+            }
             other => {
                 console::println!("unexpected interrupt {other} on this core");
                 done(other);

@@ -164,7 +164,6 @@ pub(crate) fn redist_store(vcpu: &mut Vcpu, n: usize, offset: u64, width: Width,
 }
 
 /// A message of `device` for `vm`: event `event`, written to GITS_TRANSLATER.
-#[expect(dead_code, reason = "functions that VMs have cannot send messages yet")]
 pub(crate) fn message(vm: &Vm, device: u32, event: u32) {
     let Some(its) = vm.its else { return };
     // The translation and what comes of it are one step: a command comes before or after both.

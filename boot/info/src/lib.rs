@@ -144,6 +144,19 @@ pub struct PciHost {
     pub wire_mask: u8,
     /// Wires.
     pub wires: List<PciWire, PCI_WIRES_MAX>,
+    /// Where its messages go, if that is to an ITS.
+    pub messages: Option<PciMessages>,
+}
+
+/// The first entry of a host's `msi-map`: which device each requester is for the ITS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciMessages {
+    /// The first requester ID.
+    pub requester_first: u32,
+    /// The device ID that the ITS knows it by.
+    pub device_first: u32,
+    /// How many requesters there are; the others' device IDs follow.
+    pub count: u32,
 }
 
 impl PciHost {

@@ -3,8 +3,8 @@
 use crate::check::be32;
 use crate::{
     BootError, BootInfo, Bytes, CPUS_MAX, Conduit, DEPTH_MAX, Device, Gic, Interrupt, List,
-    PCI_WIRES_MAX, PciHost, PciWire, REDISTRIBUTOR_REGIONS_MAX, RESERVED_MAX, RNG_SEED_MAX, Range,
-    TimerIntids,
+    PCI_WIRES_MAX, PciHost, PciMessages, PciWire, REDISTRIBUTOR_REGIONS_MAX, RESERVED_MAX,
+    RNG_SEED_MAX, Range, TimerIntids,
 };
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -482,6 +482,7 @@ fn pci(node: Node<'_, '_>) -> Result<PciHost, BootError> {
         high,
         wire_mask: devfn(mask.unwrap_or(0)),
         wires: pci_wires(value(node, "interrupt-map").unwrap_or_default()),
+        messages: pci_messages(value(node, "msi-map").unwrap_or_default()),
     })
 }
 
@@ -501,6 +502,15 @@ fn pci_windows(raw: &[u8]) -> impl Iterator<Item = Range> + '_ {
         let (inside, outside, bytes) = (pair(1)?, pair(3)?, pair(5)?);
         let window = Range::new(outside, bytes)?;
         (memory && inside == outside).then_some(window)
+    })
+}
+
+/// The first entry of a host's `msi-map`: requester ID, controller, device ID, how many.
+fn pci_messages(raw: &[u8]) -> Option<PciMessages> {
+    Some(PciMessages {
+        requester_first: be32(raw, 0)?,
+        device_first: be32(raw, 8)?,
+        count: be32(raw, 12)?,
     })
 }
 

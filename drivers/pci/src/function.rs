@@ -93,6 +93,16 @@ impl Function {
         config.write_low(offset::COMMAND, value);
     }
 
+    /// Sets MSI-X Message Control, bits 15 and 14; nothing if it has none.
+    pub fn set_msi_x(&self, config: &mut impl Config, control: u16) {
+        let Some(msi_x) = self.capabilities.msi_x else {
+            return;
+        };
+        let before = config.read(msi_x.offset);
+        let bits = u32::from(control & 0b11 << 14) << 16;
+        config.write(msi_x.offset, before & !(0b11 << 30) | bits);
+    }
+
     /// Returns 16 bits at `offset` of the vendor's own capability `id`.
     pub fn dvsec(&self, config: &mut impl Config, id: u16, offset: u16) -> Option<u16> {
         dvsec_word(config, self.vendor, id, offset)

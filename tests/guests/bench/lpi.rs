@@ -13,12 +13,14 @@ fn sample(event: u64, vcpu: usize) -> Option<u64> {
     let next = its::put(at, [its::DEVICE << 32 | 0x03, event, 0, 0]);
     let sent = timer::now();
     mem::write64(ITS_BASE + its::CWRITER, next);
-    smp::wait(|| gic::taken(vcpu) != before)
-        .then(|| gic::entered(vcpu).saturating_sub(sent))
+    smp::wait(|| gic::taken(vcpu) != before).then(|| gic::entered(vcpu).saturating_sub(sent))
 }
 
 pub(crate) fn run() {
-    let Some(block) = machine::fresh_blocks().next_back().filter(|_| its::is_there()) else {
+    let Some(block) = machine::fresh_blocks()
+        .next_back()
+        .filter(|_| its::is_there())
+    else {
         println!("# lpi: there is no ITS");
         return;
     };

@@ -62,7 +62,11 @@ pub(crate) fn identification() -> TestResult {
     // INTIDs of 14 bits at least.
     expect!(mem::read32(GICD_BASE + gic::GICD_TYPER) >> 19 & 31 >= 13);
     for n in 0..machine::cpus() {
-        expect_eq!(mem::read64(gic::redistributor(n) + 8) & 1, 1, "PLPIS of {n}");
+        expect_eq!(
+            mem::read64(gic::redistributor(n) + 8) & 1,
+            1,
+            "PLPIS of {n}"
+        );
     }
     Ok(())
 }
@@ -258,7 +262,43 @@ pub(crate) fn moves() -> TestResult {
     Ok(())
 }
 
-/// Random commands and register accesses harm nobody but who makes them; then all is set up anew.
+/// Random commands and register accesses, `n` of them.
+fn act(seed: &mut u64, n: u64) {
+    let own = gic::redistributor(cpu::index());
+    for _ in 0..n {
+        let dice = splitmix64(seed);
+        let mut number = |few: u64| match splitmix64(seed) {
+            any if any & 15 == 0 => any,
+            any => any % few,
+        };
+        let (device, event, icid) = (number(32), number(8), number(4));
+        match dice % 8 {
+            0 => mem::write64(ITS_BASE + (dice >> 32 & 0x1_ff8), number(1 << 40)),
+            1 => {
+                mem::read64(ITS_BASE + (dice >> 32 & 0x1_fff8));
+            }
+            2 => mem::write64(ITS_BASE + its::CWRITER, number(4096) & !31),
+            3 => mem::write32(own + its::GICR_CTLR, dice >> 32 & 1),
+            _ => {
+                let code = dice >> 16 & 15;
+                let second = number(0x8002_0000_0000) & !7 | event;
+                let third = number(1 << 52) | icid;
+                its::command([device << 32 | code, second, third, dice]);
+            }
+        }
+    }
+}
+
+/// After whatever was done to it, everything can be set up anew, and works.
+fn works_again() -> TestResult {
+    expect!(prepare());
+    let before = gic::taken(0);
+    its::interrupt(3);
+    expect!(take(before, 1));
+    Ok(())
+}
+
+/// Random commands and register accesses harm nobody but who makes them.
 pub(crate) fn random() -> TestResult {
     // What QEMU's does with these is its own affair.
     if !its::is_there() || !machine::on_skete() {
@@ -267,34 +307,30 @@ pub(crate) fn random() -> TestResult {
     let mut seed = machine::argument("seed").unwrap_or(5);
     for _ in 0..machine::argument("rounds").unwrap_or(20) {
         expect!(prepare());
-        for _ in 0..300 {
-            let dice = splitmix64(&mut seed);
-            let mut number = |few: u64| match splitmix64(&mut seed) {
-                any if any & 15 == 0 => any,
-                any => any % few,
-            };
-            let (device, event, icid) = (number(32), number(8), number(4));
-            match dice % 8 {
-                0 => {
-                    let at = ITS_BASE + (dice >> 32 & 0x1_ff8);
-                    mem::write64(at, number(1 << 40));
-                }
-                1 => {
-                    mem::read64(ITS_BASE + (dice >> 32 & 0x1_fff8));
-                }
-                2 => mem::write64(ITS_BASE + its::CWRITER, number(4096) & !31),
-                3 => mem::write32(gic::redistributor(0) + its::GICR_CTLR, dice >> 32 & 1),
-                _ => {
-                    let code = dice >> 16 & 15;
-                    let second = number(0x8002_0000_0000);
-                    its::command([device << 32 | code, second & !7 | event, number(1 << 52) | icid, dice]);
-                }
-            }
-        }
+        act(&mut seed, 300);
+    }
+    works_again()
+}
+
+extern "C" fn rival() {
+    mmu::enable();
+    gic::init_cpu();
+    let mut seed = 77 + cpu::index() as u64;
+    act(&mut seed, 2000);
+}
+
+/// The same from every vCPU at once: they switch each other's ITS off, move the queue under each
+/// other's commands, and change what is in it.
+pub(crate) fn rivals() -> TestResult {
+    if !its::is_there() || !machine::on_skete() {
+        return Ok(());
     }
     expect!(prepare());
-    let before = gic::taken(0);
-    its::interrupt(3);
-    expect!(take(before, 1));
-    Ok(())
+    smp::start_all(rival);
+    let mut seed = 77;
+    act(&mut seed, 2000);
+    for index in 1..machine::cpus() {
+        expect!(smp::wait_off(index), "vCPU {index} goes on for ever");
+    }
+    works_again()
 }

@@ -98,6 +98,7 @@ fn main() -> ! {
         el1_test!("lpi_pending_table", its_tests::pending_table),
         el1_test!("lpi_moves", its_tests::moves),
         el1_test!("its_random_commands", its_tests::random),
+        el1_test!("its_random_commands_from_all", its_tests::rivals),
     ];
     with_mmu_on.iter().for_each(test::run_test);
     test::summary();

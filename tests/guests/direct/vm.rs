@@ -3,7 +3,7 @@
 use crate::calls::{self, Block};
 use crate::console::Console;
 use crate::{Orders, tree};
-use guest_abi::core_call::{CoreCall, ExitClass, Status, VmState};
+use guest_abi::core_call::{CoreCall, ExitClass, Status, VM_ITS, VmState};
 use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
@@ -45,6 +45,9 @@ impl Vm {
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
         config[8..12].copy_from_slice(&(orders.vcpus as u32).to_le_bytes());
+        if orders.device.is_some() && n == 0 {
+            config[12..16].copy_from_slice(&VM_ITS.to_le_bytes());
+        }
         config[16..22].copy_from_slice(b"direct");
         frame.fill(&config);
         let [handle, shared_pa] = calls::call(CoreCall::VmCreate, [frame.pa, 0, 0, 0])

@@ -15,7 +15,7 @@ use pci::{Address, BARS, Bar, Emulated, Function, Kind};
 use super::config::settle;
 use super::ecam::Ecam;
 use super::zap::{self, Slice};
-use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, now_ms, smmu};
+use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, msix, now_ms, smmu};
 use crate::guest::Vm;
 use crate::{gic, per_cpu, schedule};
 
@@ -62,6 +62,7 @@ pub(super) fn assign(vm: &Vm, wanted: &DeviceConfig) -> Result<u64, Status> {
         bars: [None; BARS],
         dma: Dma::Never,
         wire: None,
+        messages: false,
         number: 0,
     };
     devmem::open(&mut opening).map_err(|failed| failed.error)?;
@@ -78,6 +79,7 @@ struct Opening<'a> {
     bars: [Option<Shown>; BARS],
     dma: Dma,
     wire: Option<(u32, boot_info::Interrupt)>,
+    messages: bool,
     number: u16,
 }
 
@@ -99,7 +101,10 @@ impl Steps for Opening<'_> {
                 Ok(())
             }),
             Step::Dma => self.dma(),
-            Step::Interrupt => self.interrupt(),
+            Step::Interrupt => {
+                self.interrupt()?;
+                self.messages()
+            }
             Step::Publish => self.publish(),
         }
     }
@@ -127,7 +132,10 @@ impl Steps for Opening<'_> {
                 }
                 self.dma = Dma::Never;
             }
-            Step::Interrupt => untie(self.vm, self.wire.take()),
+            Step::Interrupt => {
+                untie(self.vm, self.wire.take());
+                msix::close(self.index);
+            }
             Step::Publish => {}
         }
     }
@@ -295,6 +303,18 @@ impl Opening<'_> {
         Ok(())
     }
 
+    /// Gives the guest the function's messages, if the machine can pass them on. One whose BARs
+    /// the guest sees otherwise than they are keeps its wire.
+    fn messages(&mut self) -> Result<(), Status> {
+        if self.profile == Profile::NvgraceGpu {
+            return Ok(());
+        }
+        self.slot(|slot, this| {
+            this.messages = msix::open(this.index, slot, this.vm, this.number, this.dma);
+            Ok(())
+        })
+    }
+
     fn publish(&mut self) -> Result<(), Status> {
         self.slot(|slot, this| {
             let mut function = slot.function;
@@ -303,11 +323,14 @@ impl Opening<'_> {
             }
             function.pin = 1;
             let mut config = Ecam::of(slot.address);
-            let emulated = Emulated::new(&mut config, &function, this.wire.is_some(), false);
+            function.capabilities.msi_x = msix::offered(&function.capabilities);
+            let (pin, messages) = (this.wire.is_some(), this.messages);
+            let emulated = Emulated::new(&mut config, &function, pin, messages);
             let sizes = this.bars.iter().flatten().map(|shown| shown.bar.size);
             let largest = sizes.max().unwrap_or(4096);
             slot.assigned = Some(Assigned {
                 vm: this.vm.handle(),
+                index: this.index,
                 number: this.number,
                 profile: this.profile,
                 state: devmem::Device::new(this.profile.policy()),
@@ -319,6 +342,8 @@ impl Opening<'_> {
                 quiet_until_ms: now_ms() + 100,
                 dma: this.dma,
                 wire: this.wire,
+                messages,
+                vectors_lost: false,
                 companion: this.companion,
                 trace: Trace::new(),
                 touches: TouchMap::new(largest),
@@ -410,6 +435,7 @@ pub(crate) fn release(vm: &Vm) -> Result<(), Status> {
             smmu::attach(slot.address.raw(), None);
         }
         untie(vm, device.wire);
+        msix::close(n);
         let companion = device.companion.and_then(|n| FUNCTIONS.get(n));
         if let Some(mut other) = companion.map(|function| function.lock())
             && let Some(other) = other.as_mut()

@@ -5,7 +5,7 @@ use boot_info::{BootInfo, Range};
 use pci::{Address, BARS, Config, Function, Window, Windows, offset};
 
 use super::ecam::{self, Ecam};
-use super::{FUNCTIONS, Slot, smmu};
+use super::{FUNCTIONS, Slot, lpi, smmu};
 use crate::console::println;
 use crate::physmap;
 
@@ -15,6 +15,7 @@ const BUS_BYTES: u64 = 1 << 20;
 /// Finds the functions of the first bus. Bridges, and what is behind them, are left alone.
 pub(crate) fn init(info: &BootInfo) {
     smmu::init(info);
+    lpi::init(info);
     let Some(host) = info.pci else { return };
     let Some(bus) = Range::new(host.ecam.pa, BUS_BYTES.min(host.ecam.bytes)) else {
         return;

@@ -7,7 +7,7 @@ use pci::{Power, Write, command};
 
 use super::ecam::Ecam;
 use super::zap::{self, Slice};
-use super::{Assigned, Dma, FUNCTIONS, Slot, now_ms, park, ticks_at};
+use super::{Assigned, Dma, FUNCTIONS, Slot, msix, now_ms, park, ticks_at};
 use crate::guest::{Vcpu, Vm};
 
 /// Milliseconds that a function is left alone after a function-level reset (PCIe 6.6.2).
@@ -117,6 +117,19 @@ pub(super) fn settle(slot: &mut Slot, now: u64) {
     }
     let value = command_of(device, device.config.command());
     slot.function.set_command(&mut config, value);
+    if device.messages {
+        let control = device.config.msi_x_control();
+        slot.function.set_msi_x(&mut config, control);
+    }
+    restore_vectors(device);
+}
+
+/// Gives a function that lost it its MSI-X table back, if it decodes its memory.
+fn restore_vectors(device: &mut Assigned) {
+    if device.vectors_lost && device.config.command() & command::MEMORY != 0 {
+        device.vectors_lost = false;
+        msix::restore(device.index);
+    }
 }
 
 /// Returns COMMAND of the function when the guest's is `guest`: what it may have of it.
@@ -138,14 +151,20 @@ fn step(slot: &mut Slot, write: Write, now: u64) -> Step {
     let Some(device) = slot.assigned.as_mut() else {
         return Step::Done;
     };
-    let waits = matches!(write, Write::Command(_) | Write::Reset | Write::Power(_));
+    let waits = matches!(
+        write,
+        Write::Command(_) | Write::Reset | Write::Power(_) | Write::MsiX(_)
+    );
     if waits && now < device.quiet_until_ms {
         return Step::Wait(device.quiet_until_ms);
     }
     match write {
         Write::Nothing => {}
-        Write::Scratch { .. } | Write::DeviceControl(_) | Write::MsiX(_) => {
+        Write::Scratch { .. } | Write::DeviceControl(_) => device.config.apply(write),
+        Write::MsiX(control) => {
             device.config.apply(write);
+            let mut config = Ecam::of(slot.address);
+            slot.function.set_msi_x(&mut config, control);
         }
         Write::Bar { .. } => {
             if device.state.may_be_mapped() {
@@ -181,6 +200,7 @@ fn set_command(slot: &mut Slot, value: u16) -> Step {
     if memory {
         device.state.memory_on();
     }
+    restore_vectors(device);
     Step::Done
 }
 
@@ -199,6 +219,8 @@ fn set_power(slot: &mut Slot, power: Power, now: u64) -> Step {
     } else {
         device.state.power_up();
         device.restore = true;
+        // Coming back is a reset.
+        msix::reset(device.index);
     }
     let on = power == Power::D0;
     slot.function.set_power(&mut Ecam::of(slot.address), on);
@@ -237,9 +259,11 @@ fn reset(slot: &mut Slot, now: u64, who: Resets) -> Step {
         device.quiet_until_ms = now + RESET_MS;
     }
     device.restore = true;
+    device.vectors_lost = device.messages;
     device.state.taken(duty, device.quiet_until_ms);
     if who == Resets::Guest {
         device.config.reset();
+        msix::reset(device.index);
         if let Slice::Done(duty) = zap::slice(device, Why::MemoryOff) {
             device.state.taken(duty, 0);
         }

@@ -117,7 +117,6 @@ impl View {
 
     /// Lets devices reach a page of registers of the machine at `ipa`, as the doorbell of
     /// message-signalled interrupts is one.
-    #[expect(dead_code, reason = "the ITS is not there yet")]
     pub(crate) fn add_registers(&self, ipa: Ipa, pa: Pa) -> Result<(), Error> {
         let mut tables = self.tables.lock();
         let gmap = tables.as_mut().ok_or(Error::OutOfSpace)?;

@@ -4,7 +4,8 @@
 //! at boot (`bus`), and hands them out when root asks (`assign`, `control`). A guest sees the
 //! model of crate `pci` (`config`). Its BARs are mapped by touch (`touch`), as crate `devmem`
 //! says, and every mapping goes before a device is reset (`zap`). Nothing of a device's memory
-//! is ever mapped in core's own tables but the one page of `window`, while it is used.
+//! is ever mapped in core's own tables but the one page of `window`, while it is used. Messages
+//! (`msix`) come through the machine's ITS (`lpi`) and the VM's.
 //!
 //! # Locks
 //!
@@ -19,6 +20,8 @@ mod control;
 pub(crate) mod dma;
 mod ecam;
 mod events;
+mod lpi;
+mod msix;
 mod park;
 pub(crate) mod smmu;
 mod touch;
@@ -41,6 +44,8 @@ pub(crate) use config::{Stored, load as config_load, store as config_store};
 pub(crate) use control::handle;
 pub(crate) use dma::View;
 pub(crate) use events::interrupt;
+pub(crate) use lpi::FIRST as LPI_FIRST;
+pub(crate) use msix::taken as message_taken;
 pub(crate) use park::{Parked, wake_at};
 pub(crate) use touch::{claims, touch};
 
@@ -104,6 +109,8 @@ struct Zap {
 struct Assigned {
     /// The VM's handle.
     vm: u64,
+    /// Which function it is, by its place among [`FUNCTIONS`].
+    index: usize,
     /// Device number on the guest's bus 0.
     number: u16,
     profile: Profile,
@@ -117,6 +124,10 @@ struct Assigned {
     dma: Dma,
     /// The guest's INTID, tied to the machine's.
     wire: Option<(u32, Interrupt)>,
+    /// The guest has its messages (`msix`).
+    messages: bool,
+    /// The function's MSI-X table is not what the guest's says.
+    vectors_lost: bool,
     /// The function that is its memory.
     companion: Option<usize>,
     trace: Trace,

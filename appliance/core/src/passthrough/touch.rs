@@ -8,7 +8,7 @@ use gmap::{Attr, Error, Perm};
 use guest_abi::core_call::ExitClass;
 use guest_abi::map::{PCI_HIGH_BASE, PCI_LOW_BASE, PCI_LOW_BYTES};
 
-use super::{Assigned, FUNCTIONS, Shown, config, now_ms, park, ticks_at, window};
+use super::{Assigned, FUNCTIONS, Shown, config, msix, now_ms, park, ticks_at, window};
 use crate::guest::{Vcpu, Vm};
 use crate::{console, exits, root, schedule};
 
@@ -149,7 +149,11 @@ fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
                 }
                 (Mapped::NoPage, Some((width, value))) => {
                     device.trace.emulated();
-                    Then::Answer(Answer::Made(make(&shown, &region, offset, width, value)))
+                    let table = msix::table_offset(&slot.function, &shown, bar, offset);
+                    Then::Answer(Answer::Made(match table {
+                        Some(at) => msix::access(n, at, width, value),
+                        None => make(&region, offset, width, value),
+                    }))
                 }
                 (Mapped::NoPage | Mapped::NoMemory, _) => {
                     note(device, Outcome::Refused, None);
@@ -259,27 +263,24 @@ fn map(vm: &Vm, device: &mut Assigned, part: &Region, ipa: Ipa, now: u64) -> Map
 }
 
 /// Makes an access for the guest; returns what it loads.
-fn make(shown: &Shown, region: &Region, offset: u64, width: Width, store: Option<u64>) -> u64 {
+fn make(region: &Region, offset: u64, width: Width, store: Option<u64>) -> u64 {
     let bytes = match width {
         Width::Byte => 1,
         Width::Half => 2,
         Width::Word => 4,
         Width::Double => 8,
     };
-    let withheld = shown
-        .withheld
-        .is_some_and(|(first, last)| (first..=last).contains(&offset));
     let whole = clip(region, offset, bytes).is_ok_and(|clip| clip.device == bytes);
     let at = region
         .pa()
         .checked_add(offset)
         .filter(|at| at.is_aligned(bytes));
     match (at, store) {
-        (Some(at), Some(value)) if whole && !withheld => {
+        (Some(at), Some(value)) if whole => {
             window::write(at, region.memory(), width, value);
             0
         }
-        (Some(at), None) if whole && !withheld => window::read(at, region.memory(), width),
+        (Some(at), None) if whole => window::read(at, region.memory(), width),
         _ => width.mask(),
     }
 }

@@ -55,6 +55,14 @@ fn the_virt_machine_is_read_as_qemu_documents_it() {
     assert_eq!(wire(1, 1), Some((36, false)));
     assert_eq!(wire(6, 3), Some((35, false)));
     assert_eq!(wire(0, 5), None);
+    // Every requester is the ITS's device of the same number.
+    let messages = pci.messages.unwrap();
+    let numbers = (
+        messages.requester_first,
+        messages.device_first,
+        messages.count,
+    );
+    assert_eq!(numbers, (0, 0, 0x1_0000));
     assert_eq!(info.rng_seed.len(), 32);
     assert_eq!(&*info.bootargs, b"");
     assert_eq!(info.initrd, None);

@@ -277,6 +277,19 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
     let mut shell = Shell::wait(control, "web", PATIENCE).expect("boots");
     let mut run = |command: &str| shell.run(command, PATIENCE).expect("runs");
 
+    // Its messages are LPIs of the guest's ITS: one for the admin queue, one for the I/O queue.
+    let interrupts = "grep nvme /proc/interrupts";
+    let lines = run(interrupts);
+    let is_message = |line: &&str| line.contains("ITS-") && line.contains("nvme");
+    assert!(lines.lines().filter(is_message).count() >= 2, "{lines}");
+    assert!(!lines.contains("Level"), "the wire is not used: {lines}");
+    let taken = |lines: &str| -> u64 {
+        let words = lines.lines().filter(is_message);
+        let counts = words.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        counts.sum::<u64>()
+    };
+    let before = taken(&lines);
+
     // Partition, write, read back through the drive.
     run(
         "printf 'n\\np\\n1\\n\\n+16M\\nn\\np\\n2\\n\\n\\nw\\n' | fdisk /dev/nvme0n1 >/dev/null 2>&1",
@@ -290,6 +303,9 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
                  mount /dev/nvme0n1p1 /root; sha256sum /root/f";
     assert_eq!(run(check), sum);
 
+    let lines = run(interrupts);
+    assert!(taken(&lines) > before + 8, "first {before}, now {lines}");
+
     // Function-level resets while it reads; the driver starts it again each time.
     run(
         "true; (while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16; done) >/dev/null 2>&1 & \
@@ -300,6 +316,8 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
     }
     run("kill $(cat /tmp/load)");
     assert_eq!(run(check), sum);
+    let lines = run(interrupts);
+    assert!(lines.lines().filter(is_message).count() >= 2, "{lines}");
     run("dd if=/dev/urandom of=/root/g bs=64k count=16 2>/dev/null; sync");
     let now = device(control, NVME);
     assert_eq!(number(&now, "generation"), RESETS + 1);
