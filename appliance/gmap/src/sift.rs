@@ -1,7 +1,7 @@
 //! Pages taken back by what the guest said of them, in a range: for whoever knows where to
 //! look. [`Gmap::shrink`] looks everywhere.
 
-use crate::desc::Leaf;
+use crate::desc::{Entry, Leaf};
 use crate::gather::Gather;
 use crate::level::Level;
 use crate::machine::Machine;
@@ -43,6 +43,12 @@ impl Gmap {
         self.sequence.begin(start, end);
         while at < end && !budget.spent() {
             let ipa = address(at);
+            // Of 2 MiB without a word the guest has said nothing.
+            if !self.sidecar.has_words(machine, ipa) {
+                budget.pay(Entry::Empty);
+                at = next(at, Level::L2);
+                continue;
+            }
             let place = self.place(machine, ipa);
             budget.pay(place.entry());
             // A page with a state of its own has a leaf of its own.

@@ -1,4 +1,8 @@
 //! M11: what is given to the frame pool is RAM less what is live, to the byte.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "a test that goes wrong should panic"
+)]
 
 use boot_info::{FreeRuns, Range};
 use proptest::prelude::*;
