@@ -3,7 +3,8 @@
 //! With it core and its guests are tested without network, control port and disk. Boot
 //! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
 //! each (128), `repeat=` times one after the other (1), `guest=migrate`,
-//! `lock` or `conformance` instead of the guest that it was built around, `args=` the guest's own boot
+//! `lock`, `conformance` or `paravirt` instead of the guest that it was built around, `flags=` what the VMs are to do without
+//! (`guest_abi::core_call::VM_FLAGS`, 0), `nap=` how many microseconds it sleeps while nothing is to be done (200), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
 //! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `serror=N`
@@ -35,6 +36,8 @@ struct Orders {
     vcpus: u64,
     mib: u64,
     repeat: u64,
+    flags: u64,
+    nap_us: u64,
     args: alloc::string::String,
     guest: &'static [u8],
     device: Option<device::Order>,
@@ -70,6 +73,8 @@ fn main() -> ! {
         vcpus: number("vcpus", 1),
         mib: number("mib", 128),
         repeat: number("repeat", 1),
+        flags: number("flags", 0),
+        nap_us: number("nap", 200),
         args: word("args").unwrap_or("").replace(',', " "),
         device: word("device").and_then(device::Order::read),
         resets: number("resets", 0),
@@ -128,19 +133,19 @@ fn run_once(orders: &Orders) {
             }
         }
         if !news {
-            nap();
+            nap(orders.nap_us);
         }
     }
 }
 
-/// Sleeps for a fifth of a millisecond, so that a guest can have the core.
+/// Sleeps for so many microseconds, so that a guest can have the core.
 ///
 /// The interrupt has to be taken: while it is pending, WFI does not wait, and root comes
 /// before every guest of its core.
-fn nap() {
+fn nap(us: u64) {
     let timer = Timer::Virtual;
     let before = gic::taken(0);
-    timer.set_compare(timer.now() + timer::ticks(200_000));
+    timer.set_compare(timer.now() + timer::ticks(us * 1_000));
     timer.set_control(timer::ENABLE);
     while gic::taken(0) == before {
         cpu::wfi();

@@ -8,7 +8,7 @@ use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
 /// The guests: flat images, or what stands in for one that was not asked for.
-static GUESTS: [(&str, &[u8]); 4] = [
+static GUESTS: [(&str, &[u8]); 5] = [
     ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
     ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
     ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
@@ -16,6 +16,7 @@ static GUESTS: [(&str, &[u8]); 4] = [
         "conformance",
         include_bytes!(env!("SKETE_DIRECT_CONFORMANCE")),
     ),
+    ("paravirt", include_bytes!(env!("SKETE_DIRECT_PARAVIRT"))),
 ];
 
 /// Returns the guest with this name.
@@ -45,9 +46,13 @@ impl Vm {
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
         config[8..12].copy_from_slice(&(orders.vcpus as u32).to_le_bytes());
-        if orders.device.is_some() && n == 0 {
-            config[12..16].copy_from_slice(&VM_ITS.to_le_bytes());
-        }
+        let its = if orders.device.is_some() && n == 0 {
+            VM_ITS
+        } else {
+            0
+        };
+        let flags = orders.flags as u32 | its;
+        config[12..16].copy_from_slice(&flags.to_le_bytes());
         config[16..22].copy_from_slice(b"direct");
         frame.fill(&config);
         let [handle, shared_pa] = calls::call(CoreCall::VmCreate, [frame.pa, 0, 0, 0])

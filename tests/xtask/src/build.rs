@@ -59,6 +59,7 @@ pub(crate) fn guests() -> Result<()> {
         ("SKETE_DIRECT_MIGRATE", paths::payload("migrate")),
         ("SKETE_DIRECT_LOCK", paths::payload("lock")),
         ("SKETE_DIRECT_CONFORMANCE", paths::payload("conformance")),
+        ("SKETE_DIRECT_PARAVIRT", paths::payload("paravirt")),
         ("SKETE_LINUX_KERNEL", paths::guest_kernel()),
         ("SKETE_LINUX_INITRD", paths::guest_initrd()),
     ];

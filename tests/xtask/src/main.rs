@@ -16,6 +16,8 @@ mod demo;
 mod guest;
 mod initramfs;
 mod mutants;
+#[cfg(test)]
+mod parsing;
 mod run;
 mod setup;
 mod shell;
