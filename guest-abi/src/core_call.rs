@@ -39,6 +39,12 @@ pub enum CoreCall {
     /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
     /// must be among them. At any time: it leaves any other at once.
     VcpuAffinity = CoreCall::id(0x19),
+    /// `(vm, vcpu, iss) -> ()`: makes a virtual SError pending in a vCPU of a VM that runs, with
+    /// this syndrome where the cores have FEAT_RAS. It stays pending until the guest takes it; a
+    /// second one before that is none.
+    VcpuSerror = CoreCall::id(0x1a),
+    /// `(vm, vcpu, out_pa) -> ()`: writes a [`crate::vcpu_info::VcpuInfo`].
+    VcpuInfo = CoreCall::id(0x1b),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -55,7 +61,7 @@ pub enum CoreCall {
     /// memory back, as the bits of [`crate::memory_call::reclaim`] say; ends early once about
     /// `most_bytes` (0 for no limit) are freed. Whoever keeps a log of dirty pages for the
     /// range gives its bitmap, as of [`Self::VmMemoryScan`], else 0: in it are set the pages
-    /// that were written and whose zeroes have no frame any more.
+    /// that hold zeroes from now on and that a scan, were they still there, would not find.
     VmReclaim = CoreCall::id(0x33),
     /// `(vm, op, ipa, key) -> (old)`: one [`crate::memory_call::KeyOp`] on the key of a page.
     /// Setting and resetting put keys into use ([`Status::Again`] until that is done).
@@ -85,6 +91,12 @@ pub enum CoreCall {
     /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
     /// the page that was pinned until now, or 0.
     VmPin = CoreCall::id(0x3c),
+    /// `(vm, from, ipa, bytes, cursor) -> (cursor, shared_bytes)`: what the RAM of the VM `from`
+    /// holds there, the RAM of `vm` holds too, at the same addresses: both use the same frames
+    /// until either writes, and then it gets a copy of its own. Pages of `from` without a frame
+    /// are passed over. For one moment's state `from` must not run meanwhile.
+    /// [`Status::NotShareable`]; [`Status::Populated`] where `vm` has another frame already.
+    VmShareMemory = CoreCall::id(0x3d),
     /// `(n, out_pa) -> ()`: writes a [`crate::device::DeviceInfo`] of the machine's function
     /// number `n`, from 0; [`Status::Invalid`] past the last.
     DeviceInfo = CoreCall::id(0x50),
@@ -107,7 +119,7 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -120,6 +132,8 @@ impl CoreCall {
         Self::VmConsole,
         Self::VmShare,
         Self::VcpuAffinity,
+        Self::VcpuSerror,
+        Self::VcpuInfo,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -134,6 +148,7 @@ impl CoreCall {
         Self::VmExchange,
         Self::HostMemory,
         Self::VmPin,
+        Self::VmShareMemory,
         Self::DeviceInfo,
         Self::DeviceAssign,
         Self::DeviceReset,
@@ -178,6 +193,10 @@ pub enum Status {
     Protected = -10,
     /// Storage keys, or page states, are not in use in this VM.
     KeysOff = -11,
+    /// One of the VMs shares no frames: it has storage keys, devices, or is wiped.
+    NotShareable = -12,
+    /// The VM has another frame there already.
+    Populated = -13,
     /// No function has this number, or it cannot be handed to a VM.
     NoDevice = -20,
     /// Another VM has the function.
@@ -192,7 +211,7 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -204,6 +223,8 @@ impl Status {
         Self::OutsideRam,
         Self::Protected,
         Self::KeysOff,
+        Self::NotShareable,
+        Self::Populated,
         Self::NoDevice,
         Self::InUse,
         Self::NotReady,
@@ -229,8 +250,20 @@ pub const VM_NO_PV_TIME: u32 = 1 << 0;
 /// [`VmConfig::flags`]: the VM has no preempt hint.
 pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
 /// Every flag there is.
-pub const VM_FLAGS: u32 =
-    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS | VM_ITS;
+pub const VM_FLAGS: u32 = VM_NO_PV_TIME
+    | VM_NO_PREEMPT_HINT
+    | VM_NO_PAGE_STATES
+    | VM_NO_STORAGE_KEYS
+    | VM_ITS
+    | VM_CPU_FLAGS;
+/// In [`VmConfig::flags`]: the guest has no SVE, whatever the machine has.
+pub const VM_NO_SVE: u32 = 1 << 8;
+/// In [`VmConfig::flags`]: the guest has no pointer authentication.
+pub const VM_NO_PAUTH: u32 = 1 << 9;
+/// In [`VmConfig::flags`]: the guest has no performance monitors.
+pub const VM_NO_PMU: u32 = 1 << 10;
+/// Every flag that hides a feature of the CPU. Without it a guest has what the machine has.
+pub const VM_CPU_FLAGS: u32 = VM_NO_SVE | VM_NO_PAUTH | VM_NO_PMU;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::page_state`].
 pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
@@ -359,6 +392,10 @@ pub struct HostInfo {
     pub vms: u32,
     /// VMs that can exist.
     pub vms_max: u32,
+    /// Which features the cores have: for each the bit of [`VM_CPU_FLAGS`] that hides it.
+    pub cpu_features: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 #[cfg(test)]
@@ -380,6 +417,8 @@ mod tests {
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
         assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
         assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
+        assert_eq!(CoreCall::VcpuSerror as u32, 0xc600_801a);
+        assert_eq!(CoreCall::VcpuInfo as u32, 0xc600_801b);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);
@@ -394,6 +433,7 @@ mod tests {
         assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
         assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
         assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
+        assert_eq!(CoreCall::VmShareMemory as u32, 0xc600_803d);
         assert_eq!(CoreCall::DeviceInfo as u32, 0xc600_8050);
         assert_eq!(CoreCall::DeviceAssign as u32, 0xc600_8051);
         assert_eq!(CoreCall::DeviceReset as u32, 0xc600_8052);

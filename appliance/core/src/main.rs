@@ -17,6 +17,7 @@ mod calls;
 mod console;
 mod epitaph;
 mod exits;
+mod features;
 mod gic;
 mod guest;
 mod guest_fault;
@@ -30,6 +31,7 @@ mod layout;
 mod memory;
 mod memory_access;
 mod memory_calls;
+mod memory_sharing;
 mod mmio;
 mod paravirt;
 mod passthrough;
@@ -37,11 +39,13 @@ mod per_cpu;
 mod physmap;
 mod pins;
 mod place;
+mod pressure;
 mod regs;
 mod root;
 mod schedule;
 mod scrub;
 mod serial;
+mod share;
 mod stage2;
 mod sysreg;
 mod timer;
@@ -61,7 +65,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     let machine = boot::machine(tree_pa, image_pa);
     stage2::detect();
     world::detect();
-    sysreg::detect();
+    features::detect();
     let usage = memory::usage();
     println!(
         "core {} at EL2, {} MiB of {} MiB RAM free",

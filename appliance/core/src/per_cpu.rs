@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "TPIDR_EL2 holds a pointer")]
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use boot_entry::CPUS_MAX;
 use sched::{Deadlines, RunQueue, Tuning};
@@ -40,6 +42,8 @@ pub(crate) struct PerCpu {
     pub(crate) waited: AtomicU64,
     /// HCR_EL2 as it is now, so that it is written only when it changes.
     pub(crate) hcr: AtomicU64,
+    /// CPTR_EL2, likewise.
+    pub(crate) cptr: AtomicU64,
     /// Set once the core takes part.
     pub(crate) online: AtomicBool,
     /// Who runs here next. Guards the run state of every vCPU whose home this core is.
@@ -48,6 +52,8 @@ pub(crate) struct PerCpu {
     pub(crate) deadlines: Mutex<Deadlines<128>>,
     /// A frame that this core zeroes when it has nothing else to do.
     pub(crate) scrubbing: Mutex<Option<gmap::Scrubbing>>,
+    /// The locks of VMs' memory that this core holds, as [`gmap::Held`] has them.
+    pub(crate) locks: AtomicU8,
 }
 const _: () = assert!(core::mem::offset_of!(PerCpu, current) == 0);
 
@@ -63,9 +69,11 @@ impl PerCpu {
             crowded: AtomicBool::new(false),
             floor: AtomicU64::new(0),
             yielding: AtomicBool::new(false),
+            locks: AtomicU8::new(0),
             misplaced: AtomicBool::new(false),
             waited: AtomicU64::new(0),
             hcr: AtomicU64::new(0),
+            cptr: AtomicU64::new(0),
             online: AtomicBool::new(false),
             queue: Mutex::new(RunQueue::new(Tuning::new(1_000_000_000))),
             deadlines: Mutex::new(Deadlines::new()),

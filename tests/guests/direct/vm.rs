@@ -11,6 +11,7 @@ use payload::println;
 static GUESTS: [(&str, &[u8]); 5] = [
     ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
     ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
+    ("timers", include_bytes!(env!("SKETE_DIRECT_TIMERS"))),
     ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
     (
         "conformance",
@@ -104,6 +105,13 @@ impl Vm {
     pub(crate) fn pin(&self, cores: u64) {
         if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, 0, cores, 0]) {
             println!("DIRECT vm{} VcpuAffinity {cores:#x}: {status:?}", self.n);
+        }
+    }
+
+    /// Makes an SError pending in vCPU 0, with this syndrome.
+    pub(crate) fn serror(&self, syndrome: u64) {
+        if let Err(status) = calls::call(CoreCall::VcpuSerror, [self.handle, 0, syndrome, 0]) {
+            println!("DIRECT vm{} VcpuSerror: {status:?}", self.n);
         }
     }
 
