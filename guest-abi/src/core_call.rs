@@ -43,6 +43,8 @@ pub enum CoreCall {
     /// this syndrome where the cores have FEAT_RAS. It stays pending until the guest takes it; a
     /// second one before that is none.
     VcpuSerror = CoreCall::id(0x1a),
+    /// `(vm, vcpu, out_pa) -> ()`: writes a [`crate::vcpu_info::VcpuInfo`].
+    VcpuInfo = CoreCall::id(0x1b),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -59,7 +61,7 @@ pub enum CoreCall {
     /// memory back, as the bits of [`crate::memory_call::reclaim`] say; ends early once about
     /// `most_bytes` (0 for no limit) are freed. Whoever keeps a log of dirty pages for the
     /// range gives its bitmap, as of [`Self::VmMemoryScan`], else 0: in it are set the pages
-    /// that were written and whose zeroes have no frame any more.
+    /// that hold zeroes from now on and that a scan, were they still there, would not find.
     VmReclaim = CoreCall::id(0x33),
     /// `(vm, op, ipa, key) -> (old)`: one [`crate::memory_call::KeyOp`] on the key of a page.
     /// Setting and resetting put keys into use ([`Status::Again`] until that is done).
@@ -89,6 +91,12 @@ pub enum CoreCall {
     /// vCPU runs; whoever takes it away brings the vCPU out first. 0 ends that. `before` is
     /// the page that was pinned until now, or 0.
     VmPin = CoreCall::id(0x3c),
+    /// `(vm, from, ipa, bytes, cursor) -> (cursor, shared_bytes)`: what the RAM of the VM `from`
+    /// holds there, the RAM of `vm` holds too, at the same addresses: both use the same frames
+    /// until either writes, and then it gets a copy of its own. Pages of `from` without a frame
+    /// are passed over. For one moment's state `from` must not run meanwhile.
+    /// [`Status::NotShareable`]; [`Status::Populated`] where `vm` has another frame already.
+    VmShareMemory = CoreCall::id(0x3d),
     /// `(n, out_pa) -> ()`: writes a [`crate::device::DeviceInfo`] of the machine's function
     /// number `n`, from 0; [`Status::Invalid`] past the last.
     DeviceInfo = CoreCall::id(0x50),
@@ -111,7 +119,7 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -125,6 +133,7 @@ impl CoreCall {
         Self::VmShare,
         Self::VcpuAffinity,
         Self::VcpuSerror,
+        Self::VcpuInfo,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -139,6 +148,7 @@ impl CoreCall {
         Self::VmExchange,
         Self::HostMemory,
         Self::VmPin,
+        Self::VmShareMemory,
         Self::DeviceInfo,
         Self::DeviceAssign,
         Self::DeviceReset,
@@ -183,6 +193,10 @@ pub enum Status {
     Protected = -10,
     /// Storage keys, or page states, are not in use in this VM.
     KeysOff = -11,
+    /// One of the VMs shares no frames: it has storage keys, devices, or is wiped.
+    NotShareable = -12,
+    /// The VM has another frame there already.
+    Populated = -13,
     /// No function has this number, or it cannot be handed to a VM.
     NoDevice = -20,
     /// Another VM has the function.
@@ -197,7 +211,7 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -209,6 +223,8 @@ impl Status {
         Self::OutsideRam,
         Self::Protected,
         Self::KeysOff,
+        Self::NotShareable,
+        Self::Populated,
         Self::NoDevice,
         Self::InUse,
         Self::NotReady,
@@ -402,6 +418,7 @@ mod tests {
         assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
         assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
         assert_eq!(CoreCall::VcpuSerror as u32, 0xc600_801a);
+        assert_eq!(CoreCall::VcpuInfo as u32, 0xc600_801b);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);
@@ -416,6 +433,7 @@ mod tests {
         assert_eq!(CoreCall::VmExchange as u32, 0xc600_803a);
         assert_eq!(CoreCall::HostMemory as u32, 0xc600_803b);
         assert_eq!(CoreCall::VmPin as u32, 0xc600_803c);
+        assert_eq!(CoreCall::VmShareMemory as u32, 0xc600_803d);
         assert_eq!(CoreCall::DeviceInfo as u32, 0xc600_8050);
         assert_eq!(CoreCall::DeviceAssign as u32, 0xc600_8051);
         assert_eq!(CoreCall::DeviceReset as u32, 0xc600_8052);

@@ -118,6 +118,9 @@ pub enum PolicyFlags {
     Wipe = 1,
     /// Where hardware keeps no dirty state, a page counts as written from its first touch.
     Eager = 2,
+    /// A page that is read before it is written shows zeroes that all VMs share, and gets a
+    /// frame once it is written.
+    ShareZeroes = 4,
 }
 
 /// What [`crate::core_call::CoreCall::VmMemoryScan`] looks for. A leaf larger than a page is

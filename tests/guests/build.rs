@@ -15,6 +15,7 @@ fn main() {
     for file in [
         "SKETE_DIRECT_GUEST",
         "SKETE_DIRECT_MIGRATE",
+        "SKETE_DIRECT_TIMERS",
         "SKETE_DIRECT_LOCK",
         "SKETE_DIRECT_CONFORMANCE",
         "SKETE_DIRECT_PARAVIRT",

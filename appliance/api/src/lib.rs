@@ -24,6 +24,7 @@ pub mod names;
 pub mod openapi;
 pub mod operation;
 pub mod problem;
+pub mod vcpu;
 pub mod vm;
 
 /// The OpenAPI 3.1 document of the API, as `GET /openapi.json` serves it.
@@ -42,6 +43,7 @@ pub use memory::{
 };
 pub use operation::{Operation, OperationList, OperationStatus, Progress};
 pub use problem::{Blame, Code, FieldError, Problem};
+pub use vcpu::{CpuChange, CpuSpec, GuestFeature, Pin, Stolen, Vcpu, VcpuState, VmCpu};
 pub use vm::{
     Action, ActionRequest, Boot, LastError, PowerAction, PowerRequest, Vm, VmList, VmSpec, VmState,
     VmStatus,

@@ -14,7 +14,7 @@ pub struct Memory {
     pub promised_bytes: u64,
     /// RAM that has a frame behind it.
     pub resident_bytes: u64,
-    /// Of it, what is shared with other VMs until somebody writes.
+    /// RAM whose frames others use too, until somebody writes; it is not part of what is resident.
     pub shared_bytes: u64,
     /// RAM touched between the last two scans of what is young; 0 before.
     pub working_set_bytes: u64,
@@ -60,6 +60,10 @@ pub struct MemoryPolicy {
     /// at the cost of a fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact_dirty: Option<bool>,
+    /// What is read before it is written shows zeroes that all VMs share, and gets a frame once
+    /// it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_zeroes: Option<bool>,
 }
 
 /// What a scan looks for.
@@ -109,6 +113,9 @@ pub enum MemoryAction {
     GetStates,
     /// Writes page states (`values`).
     SetStates,
+    /// Makes RAM that the guest has not touched hold what another VM's holds at the same
+    /// addresses (`from`): both use the same frames, and who writes gets a copy.
+    Share,
 }
 
 /// Something to do to a part of a running VM's memory.
@@ -143,13 +150,17 @@ pub struct MemoryRequest {
     /// 1 unused, 2 potentially volatile, 3 volatile), and 0x40 for "holds no tables".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub values: String,
+    /// For `share`: the running VM whose memory it is. What both see is one moment's only if its
+    /// guest does not write meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemoryDone {
-    /// Bytes that a scan found, that were given back, or whose keys or states follow.
+    /// Bytes that a scan found, that were given back or shared, or whose keys or states follow.
     pub bytes: u64,
     /// Where to go on: the request was too large to be done at once. Absent: all is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu_features::CpuFeatures;
 use crate::device::DeviceSpec;
+use crate::vcpu::CpuSpec;
 
 /// Where a VM is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +88,9 @@ pub struct VmSpec {
     pub cpus: u32,
     /// RAM, a multiple of [`crate::limits::MEMORY_STEP_BYTES`].
     pub memory_bytes: u64,
+    /// How its vCPUs are to run.
+    #[serde(default, skip_serializing_if = "CpuSpec::is_default")]
+    pub cpu: CpuSpec,
     /// What it boots.
     pub boot: Boot,
     /// PCI functions of the machine that it has while it runs.
@@ -137,6 +141,9 @@ pub struct VmStatus {
     pub overhead_bytes: u64,
     /// Time that its vCPUs spent on a core, since the last start.
     pub run_ns: u64,
+    /// Time that its vCPUs wanted to run and did not, since the last start.
+    #[serde(default)]
+    pub stolen_ns: u64,
     /// Exits by reason, since the last start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub exits: BTreeMap<String, u64>,

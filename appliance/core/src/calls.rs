@@ -10,8 +10,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::{Ipa, Pa};
-use gmap::Access;
+use arch::Pa;
 use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
@@ -19,11 +18,13 @@ use guest_abi::root_boot::VMS_MAX;
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
 use crate::{
-    features, guest_fault, hw, memory_calls, passthrough, per_cpu, place, root, schedule, timer,
+    features, hw, memory_access, memory_calls, passthrough, pressure, root, schedule, share, timer,
 };
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
+/// The access key of whoever loads a guest: it fits every storage key.
+const LOADER_KEY: u8 = 0;
 /// Bytes that one VmCopyIn copies at the most, to bound the time at EL2.
 const COPY_BYTES_MAX: u64 = 256 << 10;
 
@@ -45,9 +46,10 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmDestroy => destroy(a).map(|()| [0; 2]),
         CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
-        CoreCall::VmShare => share(a, b, c).map(|()| [0; 2]),
-        CoreCall::VcpuAffinity => affinity(a, b, c).map(|()| [0; 2]),
+        CoreCall::VmShare => share::set(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuAffinity => share::affinity(a, b, c).map(|()| [0; 2]),
         CoreCall::VcpuSerror => serror(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuInfo => share::vcpu_info(vcpu.vm(), a, b, c).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
         CoreCall::VmMemory
         | CoreCall::VmMemoryPolicy
@@ -61,7 +63,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmWrite
         | CoreCall::VmExchange
         | CoreCall::HostMemory
-        | CoreCall::VmPin => return memory_calls::handle(vcpu, call),
+        | CoreCall::VmPin
+        | CoreCall::VmShareMemory => return memory_calls::handle(vcpu, call),
         CoreCall::DeviceInfo
         | CoreCall::DeviceAssign
         | CoreCall::DeviceReset
@@ -116,13 +119,26 @@ fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
         return Err(Status::Invalid);
     }
     let order = order as u8;
-    let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
+    let pa = alloc(order).ok_or(Status::Exhausted)?;
     if root::show_ram(root, pa, FRAME << order).is_err() {
         memory::free(pa, order);
         return Err(Status::Exhausted);
     }
     GRANTED.fetch_add(FRAME << order, Ordering::Relaxed);
     Ok(pa.raw())
+}
+
+/// Takes a frame for root, from what guests can do without if need be.
+fn alloc(order: u8) -> Option<Pa> {
+    /// Slices of 256 leaves.
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let pa = memory::alloc_zeroed(order);
+        if pa.is_some() || !pressure::relieve() {
+            return pa;
+        }
+    }
+    memory::alloc_zeroed(order)
 }
 
 fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
@@ -177,25 +193,7 @@ fn copy_in(
     }
     let bytes = bytes.min(COPY_BYTES_MAX);
     let source = granted(caller.vm(), source, bytes)?;
-    let mut done = 0;
-    while done < bytes {
-        let at = ipa + done;
-        let page = Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)?;
-        let within = at & (FRAME - 1);
-        let n = (FRAME - within).min(bytes - done);
-        let from = source.checked_add(done).ok_or(Status::NotGranted)?;
-        let tables = &mut caller.tables;
-        guest_fault::with_page(vm, tables, page, Access::WRITE, |frame| {
-            let to = frame.checked_add(within).ok_or(Status::OutsideRam)?;
-            memory::copy(to, from, n);
-            // The guest starts with its caches off, and runs what was copied.
-            hw::clean_to_poc(memory::va(to), n);
-            Ok(())
-        })
-        .map_err(|_| Status::Exhausted)??;
-        done += n;
-    }
-    Ok(done)
+    memory_access::put(&mut caller.tables, vm, ipa, bytes, source, LOADER_KEY)
 }
 
 fn entry(handle: u64, pc: u64, x0: u64) -> Result<(), Status> {
@@ -284,36 +282,6 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
         stolen_ns: timer::nanoseconds(stolen),
     };
     write_out(root, out, &info)
-}
-
-fn share(handle: u64, weight: u64, percent: u64) -> Result<(), Status> {
-    /// No machine has more cores than a hundred.
-    const PERCENT_MAX: u64 = 10_000;
-    let vm = find(handle)?;
-    if !(1..=u64::from(sched::WEIGHT_MAX)).contains(&weight) || percent > PERCENT_MAX {
-        return Err(Status::Invalid);
-    }
-    vm.weight.store(weight as u32, Ordering::Relaxed);
-    let period = timer::ticks(sched::CAP_PERIOD_NS);
-    *vm.cap.lock() = sched::Cap::new(percent as u32, period, hw::cntpct());
-    vm.capped.store(percent != 0, Ordering::Relaxed);
-    // One that is alone on its core, for as long as it likes, is looked at anew.
-    for vcpu in vm.all_vcpus() {
-        schedule::notify(per_cpu::cpu(vcpu.home()));
-    }
-    Ok(())
-}
-
-fn affinity(handle: u64, index: u64, cores: u64) -> Result<(), Status> {
-    let vm = find(handle)?;
-    let index = usize::try_from(index).map_err(|_| Status::Invalid)?;
-    let vcpu = vm.vcpu(index).ok_or(Status::Invalid)?;
-    let cores = u32::try_from(cores).map_err(|_| Status::Invalid)?;
-    if !per_cpu::online().any(|cpu| cores >> cpu.number() & 1 == 1) {
-        return Err(Status::Invalid);
-    }
-    place::set_affinity(vcpu, cores);
-    Ok(())
 }
 
 fn console(handle: u64) -> Result<(), Status> {

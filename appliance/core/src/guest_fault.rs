@@ -4,10 +4,10 @@
 
 use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
-use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Unscrubbed, Want};
+use gmap::{Access, Cache, Fault, FaultError, LinkError, Look, Machine, Unscrubbed, Want, settle};
 
 use crate::guest::Vm;
-use crate::{hw, memory};
+use crate::{hw, memory, pressure};
 
 /// Looks before it is left to the guest to try again.
 const LOOKS: usize = 8;
@@ -20,7 +20,13 @@ pub(crate) fn fault(
     access: Access,
 ) -> Result<Fault, FaultError> {
     vm.gmap.shared().count_fault();
-    resolve(vm, cache, ipa, access)
+    match resolve(vm, cache, ipa, access) {
+        // Somebody may have what it can do without: the guest tries again.
+        Err(FaultError::OutOfMemory) if pressure::relieve() => Ok(Fault::AlreadyMapped),
+        // Another core may have given some back just now.
+        Err(FaultError::OutOfMemory) => resolve(vm, cache, ipa, access),
+        other => other,
+    }
 }
 
 /// As [`fault`], on core's own account.
@@ -30,37 +36,35 @@ pub(crate) fn resolve(
     ipa: Ipa,
     access: Access,
 ) -> Result<Fault, FaultError> {
-    for _ in 0..LOOKS {
-        let look = vm.gmap.shared().look(&vm.gmap.machine(), ipa, access)?;
-        let (mut want, fill): (_, Fill) = match look {
-            Look::Done => return Ok(Fault::AlreadyMapped),
-            Look::Missing(first) => (Some(first), fill),
-            Look::Shared(first) => (Some(first), copy),
-        };
-        while let Some(now) = want {
-            match fill(vm, cache, now, access) {
-                Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
-                Err(LinkError::Again) => break,
-                Err(LinkError::NoMemory | LinkError::Limit) => want = now.smaller(),
-            }
-        }
-        if want.is_none() {
-            return Err(FaultError::OutOfMemory);
-        }
-    }
-    Ok(Fault::AlreadyMapped)
+    settle(
+        cache,
+        LOOKS,
+        |_| vm.gmap.shared().look(&vm.gmap.machine(), ipa, access),
+        |cache, look| supply(vm, cache, look, access),
+    )
 }
 
-/// Makes a frame that is wanted and links it.
-type Fill = fn(&Vm, &mut Cache, Want, Access) -> Result<(), LinkError>;
-
-/// A frame of zeroes, where there was none.
-fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), LinkError> {
+/// Makes what is missing, with no lock held, and links it.
+fn supply(vm: &Vm, cache: &mut Cache, look: Look, access: Access) -> Result<(), LinkError> {
+    let Some(want) = look.want() else {
+        return Err(LinkError::Again);
+    };
     let mut machine = vm.gmap.machine();
     let cost = vm.gmap.shared().link_cost(&machine, want)?;
     cache
         .topup(&mut machine, cost)
         .map_err(|_| LinkError::NoMemory)?;
+    match look {
+        Look::Done => Err(LinkError::Again),
+        Look::Missing(want) => fill(vm, cache, want, access),
+        Look::Shared(want) => copy(vm, cache, want),
+        Look::Zeroes(want) => vm.gmap.shared().link_zeroes(&machine, cache, want),
+    }
+}
+
+/// A frame of zeroes, where there was none.
+fn fill(vm: &Vm, cache: &mut Cache, want: Want, access: Access) -> Result<(), LinkError> {
+    let mut machine = vm.gmap.machine();
     let frame = if want.order() == gmap::ORDER_MAX {
         huge(vm)?
     } else {
@@ -102,12 +106,8 @@ fn huge(vm: &Vm) -> Result<Pa, LinkError> {
 }
 
 /// A copy of a frame that others use too, in its place.
-fn copy(vm: &Vm, cache: &mut Cache, want: Want, _: Access) -> Result<(), LinkError> {
+fn copy(vm: &Vm, cache: &mut Cache, want: Want) -> Result<(), LinkError> {
     let mut machine = vm.gmap.machine();
-    let cost = vm.gmap.shared().link_cost(&machine, want)?;
-    cache
-        .topup(&mut machine, cost)
-        .map_err(|_| LinkError::NoMemory)?;
     let frame = want.prepare(&mut machine).ok_or(LinkError::NoMemory)?;
     let mut gmap = vm.gmap.exclusive();
     let result = gmap.link_copy(&mut machine, cache, want, frame);

@@ -101,6 +101,10 @@ fn guest_timer(cpu: &PerCpu, intid: u32) {
 /// deactivates it.
 fn device(intid: u32) {
     gic::drop_priority(intid);
+    if passthrough::interrupt(intid) {
+        gic::deactivate(intid);
+        return;
+    }
     let (owner, intid_there) = match passthrough::owner_of(intid) {
         Some((vm, there)) => (guest::by_handle(vm), there),
         None => (guest::by_slot(ROOT_SLOT), intid),

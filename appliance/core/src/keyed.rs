@@ -1,12 +1,10 @@
 //! Storage-key and page-state operations on a VM, as far as its guest and root share them:
 //! tables are taken while no lock is held, and keys are put into use a slice at a time.
 
-use core::sync::atomic::Ordering;
-
-use arch::Ipa;
 use gmap::{Budget, CACHE_PAGES, Cache, Gmap, KeyError};
 
 use crate::guest::Vm;
+use crate::memory_sharing;
 use crate::stage2::Stage2;
 
 /// Tries before the caller is asked to come again.
@@ -40,33 +38,20 @@ pub(crate) fn enable(vm: &Vm, cache: &mut Cache) -> Result<bool, KeyError> {
     cache
         .topup(&mut machine, CACHE_PAGES)
         .map_err(|_| KeyError::NoMemory)?;
-    match vm
+    // The lock is let go before the answer is looked at: to end sharing takes it again.
+    let result = vm
         .gmap
         .exclusive()
-        .enable_keys(&machine, cache, Budget::SLICE)
-    {
+        .enable_keys(&machine, cache, Budget::SLICE);
+    match result {
         Ok(more) => Ok(more.is_none()),
         // What was done stays done; the next slice brings new tables.
         Err(KeyError::NoMemory | KeyError::Again) => Ok(false),
         // Keys say who may touch a frame's content: it must be the VM's alone.
-        Err(KeyError::Shared) => unshare(vm).map(|()| false),
+        Err(KeyError::Shared) => match memory_sharing::end(vm) {
+            Ok(_) => Ok(false),
+            Err(_) => Err(KeyError::NoMemory),
+        },
         Err(error) => Err(error),
-    }
-}
-
-/// Gives shared pages frames of the VM's own, one slice.
-fn unshare(vm: &Vm) -> Result<(), KeyError> {
-    let space = &vm.gmap;
-    let mut machine = space.machine();
-    let mut gmap = space.exclusive();
-    let from = space.unshared.load(Ordering::Relaxed);
-    match gmap.unshare_all(&mut machine, from, u64::MAX, Budget::SLICE) {
-        Ok(next) => {
-            space
-                .unshared
-                .store(next.map_or(0, Ipa::raw), Ordering::Relaxed);
-            Ok(())
-        }
-        Err(_) => Err(KeyError::NoMemory),
     }
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Pa, Width};
 use boot_entry::PHYSMAP;
-use boot_info::{BootInfo, Range};
+use boot_info::{BootInfo, FreeRuns, Range};
 use gmap::Pool;
 use spin::Mutex;
 
@@ -24,6 +24,8 @@ static POOL_FROM: AtomicU64 = AtomicU64::new(0);
 static POOL_TO: AtomicU64 = AtomicU64::new(0);
 static EMPTY_TABLE: AtomicU64 = AtomicU64::new(0);
 
+/// Order of the block of zeroes that VMs may share.
+pub(crate) const ZEROES_ORDER: u8 = 9;
 /// Bytes of a frame of order 0.
 pub(crate) const FRAME: u64 = 4096;
 
@@ -85,29 +87,16 @@ pub(crate) fn init(info: &BootInfo, image: Range, taken: &[Range]) {
 
     let mut free = 0_u64;
     for bank in info.ram.iter() {
-        let mut at = bank.pa.next_multiple_of(FRAME);
-        let bank_end = bank.end() & !(FRAME - 1);
-        while at < bank_end {
-            // The nearest occupied range at or after `at` bounds the free run.
-            let occupied = |r: &Range| r.bytes != 0 && r.end() > at && r.pa < bank_end;
-            let next = info
-                .reserved
-                .iter()
-                .chain(taken.iter().copied())
-                .chain([image, meta_range])
-                .filter(occupied)
-                .min_by_key(|r| r.pa);
-            let (run_end, resume) = match next {
-                Some(r) => (r.pa.max(at) & !(FRAME - 1), r.end().next_multiple_of(FRAME)),
-                None => (bank_end, bank_end),
-            };
-            if run_end > at {
-                let from = Pa::new(at).expect("RAM lies below 2^48");
-                let to = Pa::new(run_end).expect("RAM lies below 2^48");
-                pool.donate(from..to).expect("free runs are disjoint");
-                free += run_end - at;
-            }
-            at = resume;
+        let occupied = info
+            .reserved
+            .iter()
+            .chain(taken.iter().copied())
+            .chain([image, meta_range]);
+        for run in FreeRuns::new(bank, occupied) {
+            let from = Pa::new(run.pa).expect("RAM lies below 2^48");
+            let to = Pa::new(run.end()).expect("RAM lies below 2^48");
+            pool.donate(from..to).expect("free runs are disjoint");
+            free += run.bytes;
         }
     }
     CORE_BYTES.store(ram.saturating_sub(free), Ordering::Relaxed);
@@ -195,6 +184,17 @@ pub(crate) fn free_from_stock(pa: Pa, order: u8) {
             .expect("frames are freed once, by who allocated them");
         scrub::uncount(FRAME << order);
     }
+}
+
+/// Takes a block of 2 MiB of zeroes that nobody ever writes and nobody ever frees, if the
+/// pool has one.
+pub(crate) fn alloc_zeroes() -> Option<Pa> {
+    let pa = alloc_zeroed(ZEROES_ORDER)?;
+    let mut pool = POOL.lock();
+    let kept = pool.as_mut()?.keep(pa, ZEROES_ORDER);
+    kept.expect("the block was just allocated");
+    CORE_BYTES.fetch_add(FRAME << ZEROES_ORDER, Ordering::Relaxed);
+    Some(pa)
 }
 
 /// Counts another user of a frame that the caller holds; false if it cannot have one.

@@ -1,6 +1,10 @@
-//! Core calls on the bytes, keys and states of a VM's RAM: every access that core makes to a
-//! guest's memory on somebody's behalf takes an access key, and is refused before its first
-//! byte where the page's storage key does not allow it.
+//! Core calls on the bytes, keys and states of a VM's RAM.
+//!
+//! The one way to a guest's bytes: every access that core makes to them on somebody's behalf,
+//! and so every access of root's, whose stage 2 never shows a guest's frame, goes through
+//! [`read`], [`put`] or [`exchange`]. Each takes an access key, and is refused before its first
+//! byte where the page's storage key does not allow it. The back-ends of devices in root are to
+//! use the same calls, with the key of whom they act for.
 
 use arch::{Ipa, Pa};
 use gmap::{Access, Key, KeyError, Reset};
@@ -39,7 +43,7 @@ fn page_of(at: u64) -> Result<Ipa, Status> {
     Ipa::new(at & !(FRAME - 1)).ok_or(Status::OutsideRam)
 }
 
-/// Splits `bytes` from `ipa` at page boundaries, as far as one call goes, and runs `f` with
+/// Splits `bytes` from `ipa` at page boundaries and runs `f` with
 /// address, offset from the start, and bytes of each part. Returns how many bytes were done.
 ///
 /// A refusal after the first part ends it early: the next call meets it again.
@@ -48,7 +52,6 @@ fn by_page(
     bytes: u64,
     mut f: impl FnMut(u64, u64, u64) -> Result<(), Status>,
 ) -> Result<u64, Status> {
-    let bytes = bytes.min(COPY_BYTES_MAX);
     let mut so_far = 0;
     while so_far < bytes {
         let at = ipa + so_far;
@@ -67,7 +70,8 @@ pub(crate) fn read(caller: &Vcpu, handle: u64, ipa: u64, bytes: u64, out: u64, k
     let vm = find(handle)?;
     in_ram(vm, ipa, bytes)?;
     let key = access_key(key)?;
-    let to = granted(caller.vm(), out, bytes.min(COPY_BYTES_MAX))?;
+    let bytes = bytes.min(COPY_BYTES_MAX);
+    let to = granted(caller.vm(), out, bytes)?;
     let machine = vm.gmap.machine();
     let copied = by_page(ipa, bytes, |at, offset, n| {
         let to = to.checked_add(offset).ok_or(Status::NotGranted)?;
@@ -101,17 +105,29 @@ pub(crate) fn write(
     let vm = find(handle)?;
     in_ram(vm, ipa, bytes)?;
     let key = access_key(key)?;
-    let from = granted(caller.vm(), source, bytes.min(COPY_BYTES_MAX))?;
-    let tables = &mut caller.tables;
-    let copied = by_page(ipa, bytes, |at, offset, n| {
+    let bytes = bytes.min(COPY_BYTES_MAX);
+    let from = granted(caller.vm(), source, bytes)?;
+    let copied = put(&mut caller.tables, vm, ipa, bytes, from, key)?;
+    done([copied, 0, 0])
+}
+
+/// Copies `bytes` from `from`, which the caller may read, to RAM of a VM. Returns how many.
+pub(crate) fn put(
+    tables: &mut gmap::Cache,
+    vm: &Vm,
+    ipa: u64,
+    bytes: u64,
+    from: Pa,
+    key: u8,
+) -> Result<u64, Status> {
+    by_page(ipa, bytes, |at, offset, n| {
         let from = from.checked_add(offset).ok_or(Status::NotGranted)?;
         change(vm, tables, at, key, |to| {
             memory::copy(to, from, n);
             // It may be code, and the guest may have its caches off.
             hw::clean_to_poc(memory::va(to), n);
         })
-    })?;
-    done([copied, 0, 0])
+    })
 }
 
 /// Runs `f` with where byte `at` of a VM's RAM is, populated and dirty, if `key` may store

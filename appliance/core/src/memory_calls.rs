@@ -18,7 +18,7 @@ use guest_abi::memory_call::{
 
 use crate::calls::{find, granted, write_out};
 use crate::guest::{Vcpu, Vm};
-use crate::{keyed, memory, memory_access, pins, scrub, stage2};
+use crate::{keyed, memory, memory_access, memory_sharing, pins, scrub, stage2};
 
 /// How a call ended, and what x1 to x3 hold.
 pub(crate) type Answer = Result<(Status, [u64; 3]), Status>;
@@ -39,6 +39,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmReclaim => take_back(vcpu),
         CoreCall::HostMemory => host_memory(root, a),
         CoreCall::VmPin => pin(a, b, c),
+        CoreCall::VmShareMemory => memory_sharing::share([a, b, c, d, e]),
         CoreCall::VmKey => memory_access::key(vcpu, a, b, c, d),
         CoreCall::VmKeysRead => memory_access::keys_read(vcpu, a, b, c, d),
         CoreCall::VmKeysWrite => memory_access::keys_write(vcpu, a, b, c, d),
@@ -59,6 +60,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmShare
         | CoreCall::VcpuAffinity
         | CoreCall::VcpuSerror
+        | CoreCall::VcpuInfo
         | CoreCall::HostInfo
         | CoreCall::DeviceInfo
         | CoreCall::DeviceAssign
@@ -90,7 +92,7 @@ pub(crate) fn ram_range(vm: &Vm, ipa: u64, bytes: u64) -> Result<u64, Status> {
 }
 
 /// Answers with a cursor: [`Status::Again`] while there is an address to go on from.
-fn slice(next: Option<Ipa>, value: u64) -> Answer {
+pub(crate) fn slice(next: Option<Ipa>, value: u64) -> Answer {
     match next {
         Some(at) => Ok((Status::Again, [at.raw(), value, 0])),
         None => done([0, value, 0]),
@@ -120,6 +122,9 @@ fn vm_memory(root: &Vm, handle: u64, out: u64) -> Answer {
     }
     if policy.eager {
         policy_flags |= PolicyFlags::Eager as u32;
+    }
+    if policy.zeroes {
+        policy_flags |= PolicyFlags::ShareZeroes as u32;
     }
     let [tlbi_page, tlbi_range, tlbi_vm] = [0, 1, 2].map(|n| space.tlbi.get(n).map_or(0, load));
     let info = VmMemory {
@@ -195,17 +200,29 @@ fn set_policy(root: &Vm, handle: u64, pa: u64) -> Answer {
         30 => Level::L1,
         _ => return Err(Status::Invalid),
     };
-    let (wipe, eager) = (PolicyFlags::Wipe as u32, PolicyFlags::Eager as u32);
-    if asked.flags & !(wipe | eager) != 0 {
+    let flag = |flag: PolicyFlags| asked.flags & flag as u32 != 0;
+    let known = [
+        PolicyFlags::Wipe,
+        PolicyFlags::Eager,
+        PolicyFlags::ShareZeroes,
+    ];
+    if asked.flags & !known.into_iter().fold(0, |bits, flag| bits | flag as u32) != 0 {
         return Err(Status::Invalid);
+    }
+    if flag(PolicyFlags::Wipe) && !memory_sharing::end(vm)? {
+        return Err(Status::Again);
+    }
+    if flag(PolicyFlags::ShareZeroes) && !stage2::make_zeroes() {
+        return Err(Status::Exhausted);
     }
     let mut gmap = vm.gmap.exclusive();
     let policy = Policy {
         largest,
         ram_limit: asked.limit_bytes,
         table_limit: asked.table_limit_bytes,
-        eager: asked.flags & eager != 0,
-        wipe: asked.flags & wipe != 0,
+        eager: flag(PolicyFlags::Eager),
+        wipe: flag(PolicyFlags::Wipe),
+        zeroes: flag(PolicyFlags::ShareZeroes),
         ..gmap.policy()
     };
     gmap.set_policy(policy);
@@ -299,7 +316,12 @@ fn take_back(caller: &mut Vcpu) -> Answer {
     let log = Bitmap::new(caller.vm(), log, ipa, bytes)?;
     let states = reclaim::UNUSED | reclaim::VOLATILE;
     let (next, freed) = match what {
-        reclaim::DROP => drop_all(vm, start, end)?,
+        reclaim::DROP => {
+            let (next, freed) = drop_all(vm, start, end)?;
+            // All of it reads as zeroes now, whatever it was.
+            log.set(start, next.map_or(end, Ipa::raw));
+            (next, freed)
+        }
         reclaim::SPLIT => (split(caller, vm, start, end)?, 0),
         reclaim::MOVE => move_frames(vm, start, end)?,
         _ if what == 0 || what & !(states | reclaim::ZERO) != 0 => return Err(Status::Invalid),
@@ -318,7 +340,9 @@ fn take_back(caller: &mut Vcpu) -> Answer {
                 };
                 let machine = &mut vm.gmap.machine();
                 let mut gmap = vm.gmap.exclusive();
-                let (more, at) = gmap.sift(machine, (start, reached), sift, Budget::SLICE);
+                let report = |ipa: Ipa, span| log.set(ipa.raw(), ipa.raw() + span);
+                let slice = Budget::SLICE;
+                let (more, at) = gmap.sift(machine, (start, reached), sift, slice, report);
                 freed += more;
                 at.or(next)
             } else {

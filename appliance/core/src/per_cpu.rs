@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "TPIDR_EL2 holds a pointer")]
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use boot_entry::CPUS_MAX;
 use sched::{Deadlines, RunQueue, Tuning};
@@ -50,6 +52,8 @@ pub(crate) struct PerCpu {
     pub(crate) deadlines: Mutex<Deadlines<128>>,
     /// A frame that this core zeroes when it has nothing else to do.
     pub(crate) scrubbing: Mutex<Option<gmap::Scrubbing>>,
+    /// The locks of VMs' memory that this core holds, as [`gmap::Held`] has them.
+    pub(crate) locks: AtomicU8,
 }
 const _: () = assert!(core::mem::offset_of!(PerCpu, current) == 0);
 
@@ -65,6 +69,7 @@ impl PerCpu {
             crowded: AtomicBool::new(false),
             floor: AtomicU64::new(0),
             yielding: AtomicBool::new(false),
+            locks: AtomicU8::new(0),
             misplaced: AtomicBool::new(false),
             waited: AtomicU64::new(0),
             hcr: AtomicU64::new(0),

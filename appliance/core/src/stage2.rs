@@ -6,17 +6,19 @@
 //! a device's, and before the frame pool's; no frame is scrubbed with it held, except where a VM asked for its
 //! frames to be wiped.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Event, Features, Gmap, Machine, Scrubbing, Vmids, WorkingSet};
+use gmap::{Ask, Event, Features, Gmap, Held, Level, Machine, Rank, Scrubbing, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
 use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::passthrough::smmu;
-use crate::{guest, hw, memory, pins, world};
+use crate::guest::GUEST_IPA_BITS;
+use crate::passthrough::{View, smmu};
+use crate::{guest, hw, memory, per_cpu, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
 static HARDWARE: AtomicU64 = AtomicU64::new(0);
@@ -24,6 +26,9 @@ static HARDWARE: AtomicU64 = AtomicU64::new(0);
 static VMID_BITS: AtomicU8 = AtomicU8::new(8);
 static VMIDS: Mutex<Option<Vmids<'static>>> = Mutex::new(None);
 static VMIDS_USED: AtomicU64 = AtomicU64::new(0);
+/// The block of zeroes that VMs may share, once one was asked for; 0 before.
+static ZEROES: AtomicU64 = AtomicU64::new(0);
+static MAKE_ZEROES: Mutex<()> = Mutex::new(());
 
 /// TLB maintenance on behalf of all VMs, as [`Space::tlbi`], and on this core alone.
 pub(crate) static TLBI: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
@@ -81,6 +86,19 @@ pub(crate) fn vtcr(ipa_bits: u8) -> u64 {
     }
 }
 
+/// Makes sure that there is a block of zeroes to share; false if there is no memory for it.
+pub(crate) fn make_zeroes() -> bool {
+    let _one = MAKE_ZEROES.lock();
+    if ZEROES.load(Ordering::Acquire) != 0 {
+        return true;
+    }
+    let block = memory::alloc_zeroes();
+    if let Some(pa) = block {
+        ZEROES.store(pa.raw(), Ordering::Release);
+    }
+    block.is_some()
+}
+
 /// Takes a VMID that no live VM has.
 pub(crate) fn take_vmid() -> Option<u16> {
     let vmid = VMIDS.lock().as_mut()?.alloc()?;
@@ -114,6 +132,21 @@ pub(crate) fn new(ipa_bits: u8) -> Option<Gmap> {
     }
 }
 
+/// Makes tables for the devices of a VM: the SMMU walks them, and no core. They have neither
+/// hardware's dirty state nor forced write-back, which stream table entries do not ask for.
+pub(crate) fn new_view() -> Option<Gmap> {
+    let vmid = take_vmid()?;
+    let features = Features {
+        fwb: false,
+        hafdbs: false,
+    };
+    let gmap = Gmap::new(&mut Stage2::view(), vmid, GUEST_IPA_BITS, features).ok();
+    if gmap.is_none() {
+        free_vmid(vmid);
+    }
+    gmap
+}
+
 /// Counters of TLB maintenance: one address, a range, all of a VMID.
 pub(crate) type Counts = [AtomicU64; 3];
 
@@ -127,8 +160,8 @@ pub(crate) struct Space {
     pub(crate) tlbi: Counts,
     /// Bytes of RAM given back since the VM was made.
     pub(crate) reclaimed: AtomicU64,
-    /// A device sees through these tables: the SMMU's copies of them go with the cores'.
-    pub(crate) dma: AtomicBool,
+    /// What the VM's devices reach by themselves.
+    pub(crate) dma: View,
     /// What whole scans of age found.
     pub(crate) working_set: Mutex<WorkingSet>,
     /// How far shared pages have been given frames of the VM's own. Changes under the lock.
@@ -147,7 +180,7 @@ impl Space {
             slot,
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
-            dma: AtomicBool::new(false),
+            dma: View::new(),
             working_set: Mutex::new(WorkingSet::default()),
             unshared: AtomicU64::new(0),
             huge: Mutex::new(None),
@@ -156,13 +189,38 @@ impl Space {
     }
 
     /// Takes the lock shared.
-    pub(crate) fn shared(&self) -> RwLockReadGuard<'_, Gmap> {
-        self.lock.read()
+    #[inline]
+    pub(crate) fn shared(&self) -> Shared<'_> {
+        let order = InOrder::begin();
+        Shared {
+            gmap: self.lock.read(),
+            _order: order,
+        }
     }
 
     /// Takes the lock exclusively. While it waits no new reader gets in.
-    pub(crate) fn exclusive(&self) -> RwLockWriteGuard<'_, Gmap> {
-        self.lock.upgradeable_read().upgrade()
+    pub(crate) fn exclusive(&self) -> Exclusive<'_> {
+        let order = InOrder::begin();
+        Exclusive {
+            gmap: self.lock.upgradeable_read().upgrade(),
+            _order: Some(order),
+        }
+    }
+
+    /// Takes the locks of two spaces exclusively, always in the order of their slots.
+    pub(crate) fn both<'a>(&'a self, other: &'a Self) -> (Exclusive<'a>, Exclusive<'a>) {
+        let order = InOrder::begin();
+        let take = |space: &'a Self| space.lock.upgradeable_read().upgrade();
+        let (own, others) = if self.slot < other.slot {
+            let own = take(self);
+            (own, take(other))
+        } else {
+            let others = take(other);
+            (take(self), others)
+        };
+        let (own, others) = ((own, Some(order)), (others, None));
+        let guard = |(gmap, _order)| Exclusive { gmap, _order };
+        (guard(own), guard(others))
     }
 
     /// Returns what its tables live on.
@@ -170,7 +228,71 @@ impl Space {
         Stage2 {
             space: Some(self),
             stock: false,
+            view: false,
         }
+    }
+}
+
+/// This core holds a VM's lock, or two that it took at once: it must not ask for another.
+#[derive(Debug)]
+struct InOrder;
+
+impl InOrder {
+    #[inline]
+    fn begin() -> Self {
+        let locks = &per_cpu::this().locks;
+        let mut held = Held::from_bits(locks.load(Ordering::Relaxed));
+        held.take(Rank::Vm, Ask::Wait)
+            .expect("a core that holds a VM's lock does not ask for one");
+        locks.store(held.bits(), Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for InOrder {
+    #[inline]
+    fn drop(&mut self) {
+        let locks = &per_cpu::this().locks;
+        let mut held = Held::from_bits(locks.load(Ordering::Relaxed));
+        held.release(Rank::Vm);
+        locks.store(held.bits(), Ordering::Relaxed);
+    }
+}
+
+/// A VM's lock, held shared.
+#[derive(Debug)]
+pub(crate) struct Shared<'a> {
+    gmap: RwLockReadGuard<'a, Gmap>,
+    _order: InOrder,
+}
+
+impl Deref for Shared<'_> {
+    type Target = Gmap;
+
+    #[inline]
+    fn deref(&self) -> &Gmap {
+        &self.gmap
+    }
+}
+
+/// A VM's lock, held exclusively.
+#[derive(Debug)]
+pub(crate) struct Exclusive<'a> {
+    gmap: RwLockWriteGuard<'a, Gmap>,
+    _order: Option<InOrder>,
+}
+
+impl Deref for Exclusive<'_> {
+    type Target = Gmap;
+
+    fn deref(&self) -> &Gmap {
+        &self.gmap
+    }
+}
+
+impl DerefMut for Exclusive<'_> {
+    fn deref_mut(&mut self) -> &mut Gmap {
+        &mut self.gmap
     }
 }
 
@@ -180,6 +302,8 @@ pub(crate) struct Stage2<'a> {
     space: Option<&'a Space>,
     /// Frames are taken for, and come from, the stock: they count as free all the time.
     stock: bool,
+    /// The tables are devices': the SMMU has copies of them, and no core.
+    view: bool,
 }
 
 impl Stage2<'_> {
@@ -188,6 +312,7 @@ impl Stage2<'_> {
         Self {
             space: None,
             stock: false,
+            view: false,
         }
     }
 
@@ -196,6 +321,16 @@ impl Stage2<'_> {
         Self {
             space: None,
             stock: true,
+            view: false,
+        }
+    }
+
+    /// For tables that the SMMU walks.
+    pub(crate) const fn view() -> Self {
+        Self {
+            space: None,
+            stock: false,
+            view: true,
         }
     }
 
@@ -205,16 +340,6 @@ impl Stage2<'_> {
         }
         if let Some(n) = self.space.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Drops the SMMU's copies, where a device sees through these tables.
-    fn devices(self, vmid: u16) {
-        if self
-            .space
-            .is_some_and(|space| space.dma.load(Ordering::SeqCst))
-        {
-            smmu::invalidate(vmid);
         }
     }
 
@@ -274,6 +399,11 @@ impl Machine for Stage2<'_> {
         memory::release(pa, order);
     }
 
+    fn zeroes(&self) -> Option<(Pa, u8)> {
+        let pa = Some(ZEROES.load(Ordering::Acquire)).filter(|pa| *pa != 0)?;
+        Some((Pa::new(pa)?, memory::ZEROES_ORDER))
+    }
+
     fn alloc(&mut self, order: u8) -> Option<Pa> {
         if self.stock {
             return memory::alloc_for_stock(order);
@@ -293,13 +423,18 @@ impl Machine for Stage2<'_> {
     }
 
     fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, level: u8) {
+        if self.view {
+            return smmu::invalidate(vmid);
+        }
         self.count(0);
         let operand = tlbi::page_operand(ipa, Self::level(level));
         hw::tlbi_ipa(vmid, operand, memory::empty_table());
-        self.devices(vmid);
     }
 
     fn invalidate_range(&self, vmid: u16, ipa: Ipa, bytes: u64, level: u8) {
+        if self.view {
+            return smmu::invalidate(vmid);
+        }
         let span = match level {
             1..=3 => 1_u64 << (39 - 9 * u32::from(level)),
             // A table was unlinked: one address reaches every level.
@@ -313,7 +448,7 @@ impl Machine for Stage2<'_> {
             self.count(1);
             let operand = tlbi::range_operand(ipa, pages, Self::level(level));
             hw::tlbi_range(vmid, operand, memory::empty_table());
-            return self.devices(vmid);
+            return;
         }
         if bytes > span * SINGLY_MAX {
             return self.invalidate_vmid(vmid);
@@ -327,16 +462,29 @@ impl Machine for Stage2<'_> {
         }
     }
 
+    fn holds(&self, ipa: Ipa, level: Level) -> bool {
+        self.space
+            .is_some_and(|space| space.dma.holds(ipa, level.span()))
+    }
+
     fn event(&self, event: Event) {
-        let vm = self.space.and_then(|space| guest::by_slot(space.slot));
-        if let (Some(vm), Event::PinLost { ipa, level }) = (vm, event) {
-            pins::lost(vm, ipa, level);
+        let Some(space) = self.space else { return };
+        match event {
+            Event::PinLost { ipa, level } => {
+                if let Some(vm) = guest::by_slot(space.slot) {
+                    pins::lost(vm, ipa, level);
+                }
+            }
+            Event::HeldLost { ipa, level } => space.dma.lost(ipa, level.span()),
+            Event::NestedChanged { .. } => {}
         }
     }
 
     fn invalidate_vmid(&self, vmid: u16) {
+        if self.view {
+            return smmu::invalidate(vmid);
+        }
         self.count(2);
         hw::tlbi_vmid(vmid, memory::empty_table());
-        self.devices(vmid);
     }
 }

@@ -13,7 +13,7 @@ use guest_abi::memory_call::HARDWARE_FWB;
 use spin::Once;
 use vgic::{Level, Lr, Vgic};
 
-use crate::guest::{Vcpu, Vm};
+use crate::guest::{self, Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::{features, gic, hw, schedule, stage2, timer};
 
@@ -209,7 +209,12 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     // So may this vCPU, elsewhere: what it retired there is still cached here.
     let here = cpu.number();
-    if same_vmid || vm.vcpus > 1 || vcpu.last_on.swap(here, Ordering::Relaxed) != here {
+    let last = vcpu.last_on.swap(here, Ordering::Relaxed);
+    vcpu.switches.fetch_add(1, Ordering::Relaxed);
+    if last != here && last != guest::NOWHERE {
+        vcpu.moves.fetch_add(1, Ordering::Relaxed);
+    }
+    if same_vmid || vm.vcpus > 1 || last != here {
         hw::tlbi_local();
     }
     timer::forget(cpu, vcpu);

@@ -78,6 +78,9 @@ impl Gmap {
 
     /// Says what the pages of `table` are together, if they may become one block.
     fn pages(&self, machine: &impl Machine, base: Ipa, table: Pa) -> Option<Pages> {
+        if machine.holds(base, Level::L2) {
+            return None;
+        }
         let mut first = None;
         let mut whole = true;
         for index in 0..512 {
@@ -119,7 +122,7 @@ impl Gmap {
                 None => return false,
             },
         };
-        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let mut gather = Gather::new(self.vmid, self.wipes());
         machine.store(place.table, place.index, Descriptor::BUSY.raw());
         for page in 0..512_u64 {
             if let Some(at) = base.checked_add(page.saturating_mul(4096)) {

@@ -8,15 +8,17 @@
 //! What a shared frame holds is nobody's to change: a leaf becomes shared only once no TLB
 //! may write through it.
 
+use crate::access::Access;
 use crate::cache::Cache;
 use crate::desc::{Entry, Leaf};
-use crate::fault::{Access, Fault, FaultError, LinkError, Look, Want};
+use crate::fault::{Fault, FaultError};
 use crate::level::Level;
 use crate::machine::Machine;
 use crate::range::{Budget, next};
 use crate::sequence::Ticket;
 use crate::space::{Error, Gmap, address, with_cache};
 use crate::walk::{Flags, Place};
+use crate::want::{LinkError, Look, Want, settle};
 use arch::{Ipa, Pa};
 
 /// Looks before it is left to the guest to try again.
@@ -40,24 +42,16 @@ impl Gmap {
         ipa: Ipa,
         access: Access,
     ) -> Result<Fault, FaultError> {
-        for _ in 0..LOOKS {
-            let mut want = match self.look(machine, ipa, access)? {
-                Look::Done => return Ok(Fault::AlreadyMapped),
-                Look::Missing(_) => return self.resolve(machine, cache, ipa, access),
-                Look::Shared(first) => Some(first),
-            };
-            while let Some(now) = want {
-                match self.copy(machine, cache, now, written) {
-                    Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
-                    Err(LinkError::Again) => break,
-                    Err(LinkError::NoMemory | LinkError::Limit) => want = now.smaller(),
-                }
-            }
-            if want.is_none() {
-                return Err(FaultError::OutOfMemory);
-            }
-        }
-        Ok(Fault::AlreadyMapped)
+        let mut context = (self, machine, cache);
+        settle(
+            &mut context,
+            LOOKS,
+            |(gmap, machine, _)| gmap.look(*machine, ipa, access),
+            |(gmap, machine, cache), look| match look {
+                Look::Shared(want) => gmap.copy(*machine, cache, want, written),
+                other => gmap.fill(*machine, cache, other, access),
+            },
+        )
     }
 
     /// As [`Self::populate`], and a shared page gets a frame of its own first. With the VM's
@@ -114,13 +108,9 @@ impl Gmap {
             return Ok(next(ipa.raw(), place.level));
         }
         let ticket = self.sequence.ticket();
-        let from = Some(source(leaf, place.level, ipa));
-        let mut want = Some(Want {
-            ipa,
-            level: place.level.max(Level::L2),
-            ticket,
-            from,
-        });
+        let level = place.level.max(Level::L2);
+        let want = self.want_of(machine, ipa, place, leaf, ticket);
+        let mut want = Some(Want { level, ..want });
         with_cache(machine, |machine, cache| {
             while let Some(now) = want {
                 match self.copy(machine, cache, now, |leaf| leaf) {
@@ -144,11 +134,7 @@ impl Gmap {
         cache
             .topup(machine, self.link_cost(machine, want)?)
             .map_err(|_| LinkError::NoMemory)?;
-        let wanted = match self.is_zeroes(machine, want) {
-            true => Want { from: None, ..want },
-            false => want,
-        };
-        let frame = wanted.prepare(machine).ok_or(LinkError::NoMemory)?;
+        let frame = want.prepare(machine).ok_or(LinkError::NoMemory)?;
         let result = self.link_own(machine, cache, want, frame, state);
         if result.is_err() {
             machine.free(frame, want.order());
@@ -216,20 +202,34 @@ impl Gmap {
         leaf: Leaf,
         ticket: Ticket,
     ) -> Result<Look, FaultError> {
-        let from = Some(source(leaf, place.level, ipa));
-        let mut want = Want {
-            ipa,
-            level: place.level,
-            ticket,
-            from,
-        };
-        let largest = match self.is_zeroes(machine, want) {
+        let want = self.want_of(machine, ipa, place, leaf, ticket);
+        let largest = match want.zeroes {
             // No more work than a first touch.
             true => self.policy.largest,
             false => self.policy.copy,
         };
-        want.level = self.best_level(ipa, place.level.max(largest))?;
-        Ok(Look::Shared(want))
+        let level = self.best_level(ipa, place.level.max(largest))?;
+        Ok(Look::Shared(Want { level, ..want }))
+    }
+
+    /// Returns what stands for a copy of the shared `leaf` at `place`.
+    fn want_of(
+        &self,
+        machine: &impl Machine,
+        ipa: Ipa,
+        place: Place,
+        leaf: Leaf,
+        ticket: Ticket,
+    ) -> Want {
+        let from = source(leaf, place.level, ipa);
+        let block = machine.zeroes();
+        Want {
+            ipa,
+            level: place.level,
+            ticket,
+            from: Some(from),
+            zeroes: block.is_some_and(|(pa, order)| from.align_down(4096 << order) == pa),
+        }
     }
 
     /// Returns what a load should show instead of the frame that is wanted, if anything: the
@@ -246,16 +246,17 @@ impl Gmap {
         let (pa, order) = machine.zeroes()?;
         let fits = |level: &Level| *level >= want.level && level.order() <= order;
         let level = Level::LEAVES.into_iter().find(fits)?;
-        let from = Some(pa);
         Some(Want {
             level,
-            from,
+            from: Some(pa),
+            zeroes: true,
             ..want
         })
     }
 
-    /// Links the machine's zeroes where they are wanted.
-    pub(crate) fn link_zeroes(
+    /// Links the machine's zeroes where [`Look::Zeroes`] wants them. Under the VM's lock held
+    /// shared.
+    pub fn link_zeroes(
         &self,
         machine: &impl Machine,
         cache: &mut Cache,
@@ -264,14 +265,6 @@ impl Gmap {
         let frame = want.from().ok_or(LinkError::Again)?;
         let leaf = self.fresh(frame, want.level).with_shared();
         self.link_leaf(machine, cache, want, leaf, |_| ())
-    }
-
-    /// Returns whether what is to be copied is the machine's zeroes.
-    fn is_zeroes(&self, machine: &impl Machine, want: Want) -> bool {
-        let (Some((pa, order)), Some(from)) = (machine.zeroes(), want.from) else {
-            return false;
-        };
-        from.align_down(4096 << order) == pa
     }
 }
 

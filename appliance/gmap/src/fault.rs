@@ -5,6 +5,7 @@
 //! scrubs one. [`Gmap::link`] puts it in, unless the world has moved on. [`Gmap::fault`] is
 //! all three. A write to a shared frame is answered elsewhere: `cow`.
 
+use crate::access::Access;
 use crate::bbm::Change;
 use crate::cache::Cache;
 use crate::desc::{Attr, Entry, Leaf, Perm};
@@ -14,73 +15,10 @@ use crate::machine::Machine;
 use crate::sequence::Ticket;
 use crate::sidecar::SIDECAR_PAGES;
 use crate::space::{Gmap, with_cache};
-use crate::walk::{Flags, Place, WalkError};
+use crate::walk::{Flags, Place};
+use crate::want::{LinkError, Look, Want, settle};
 use arch::{Ipa, Pa};
 use core::fmt;
-
-/// What the guest tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// A store.
-    pub write: bool,
-    /// An instruction fetch.
-    pub exec: bool,
-}
-
-impl Access {
-    /// A load.
-    pub const READ: Self = Self {
-        write: false,
-        exec: false,
-    };
-    /// A store.
-    pub const WRITE: Self = Self {
-        write: true,
-        exec: false,
-    };
-    /// An instruction fetch.
-    pub const EXEC: Self = Self {
-        write: false,
-        exec: true,
-    };
-
-    /// Reads the syndrome of an abort from a lower exception level (ESR_EL2, EC 0x20 or
-    /// 0x24); `None` for any other.
-    ///
-    /// A stage-1 walk (S1PTW) counts as a store only when it lacked permission: then it was
-    /// hardware updating the guest's own descriptor (DDI 0487, ISS encoding for a Data
-    /// Abort). Cache maintenance (CM) counts as a load, though WnR is set, until it
-    /// lacks permission.
-    pub fn from_esr(esr: u64) -> Option<Self> {
-        const INSTRUCTION: u64 = 0x20;
-        const DATA: u64 = 0x24;
-        let bit = |n: u32| esr >> n & 1 != 0;
-        // DFSC and IFSC 0b0011xx are permission faults.
-        let permission = esr & 0x3c == 0x0c;
-        let walk = bit(7);
-        match esr >> 26 & 0x3f {
-            INSTRUCTION => Some(Self {
-                write: walk && permission,
-                exec: !walk,
-            }),
-            DATA if walk => Some(Self {
-                write: permission,
-                exec: false,
-            }),
-            // Invalidation of a line by address asks for the right to write.
-            DATA => Some(Self {
-                write: bit(6) && (!bit(8) || permission),
-                exec: false,
-            }),
-            _ => None,
-        }
-    }
-
-    const fn allowed(self, perm: Perm) -> bool {
-        let plain_read = !self.write && !self.exec;
-        (perm.write || !self.write) && (perm.exec || !self.exec) && (perm.read || !plain_read)
-    }
-}
 
 /// How a fault was answered; in each case the guest tries again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,75 +61,6 @@ impl fmt::Display for FaultError {
 }
 
 impl core::error::Error for FaultError {}
-
-/// What [`Gmap::look`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// The access works now, or should be tried again.
-    Done,
-    /// A frame is missing.
-    Missing(Want),
-    /// The page was written and is shared: a frame with a copy is missing.
-    Shared(Want),
-}
-
-/// A frame that is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "the guest waits for it"]
-pub struct Want {
-    pub(crate) ipa: Ipa,
-    pub(crate) level: Level,
-    pub(crate) ticket: Ticket,
-    /// Where the content of the page at `ipa` is to be copied from, if not zeroes.
-    pub(crate) from: Option<Pa>,
-}
-
-impl Want {
-    /// Returns the pool order of the frame: `4096 << order` bytes.
-    pub fn order(&self) -> u8 {
-        self.level.order()
-    }
-
-    /// Returns the first address it will be mapped at.
-    pub fn ipa(&self) -> Ipa {
-        self.ipa.align_down(self.level.span())
-    }
-
-    /// Asks for the next smaller frame instead.
-    pub fn smaller(&self) -> Option<Self> {
-        let level = self.level.below()?;
-        Some(Self { level, ..*self })
-    }
-
-    /// Returns where the frame's content is to be copied from; `None` for zeroes.
-    pub fn from(&self) -> Option<Pa> {
-        Some(self.from?.align_down(self.level.span()))
-    }
-
-    /// Takes a frame and fills it with what is wanted.
-    ///
-    /// May run without any lock: should what is copied have gone meanwhile, the frame is
-    /// refused.
-    pub fn prepare(&self, machine: &mut impl Machine) -> Option<Pa> {
-        let Some(from) = self.from() else {
-            return machine.alloc_zeroed(self.order());
-        };
-        let frame = machine.alloc(self.order())?;
-        machine.copy(frame, from, self.order());
-        Some(frame)
-    }
-}
-
-/// Why a frame was not linked. It is still the caller's, and nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkError {
-    /// What was seen by [`Gmap::look`] is no longer so: look again.
-    Again,
-    /// The cache has fewer pages than [`Gmap::link_cost`]: top it up.
-    NoMemory,
-    /// The VM has all the memory or tables it may.
-    Limit,
-}
 
 /// Looks before it is left to the guest to try again.
 const LOOKS: usize = 4;
@@ -246,47 +115,40 @@ impl Gmap {
         Ok(pa.align_down(4096))
     }
 
-    pub(crate) fn resolve(
+    pub(crate) fn resolve<M: Machine>(
         &self,
-        machine: &mut impl Machine,
+        machine: &mut M,
         cache: &mut Cache,
         ipa: Ipa,
         access: Access,
     ) -> Result<Fault, FaultError> {
-        for _ in 0..LOOKS {
-            let mut want = match self.look(machine, ipa, access)? {
-                Look::Done => return Ok(Fault::AlreadyMapped),
-                Look::Shared(_) => return Ok(Fault::Shared),
-                Look::Missing(first) => Some(first),
-            };
-            if let Some(shown) = want.and_then(|want| self.show_zeroes(machine, want, access)) {
-                want = Some(shown);
-            }
-            while let Some(now) = want {
-                match self.fill(machine, cache, now, access) {
-                    Ok(()) => return Ok(Fault::Mapped { order: now.order() }),
-                    Err(LinkError::Again) => break,
-                    Err(LinkError::NoMemory | LinkError::Limit) => want = now.smaller(),
-                }
-            }
-            if want.is_none() {
-                return Err(FaultError::OutOfMemory);
-            }
+        let result = settle(
+            &mut (machine, cache),
+            LOOKS,
+            |(machine, _): &mut (&mut M, &mut Cache)| match self.look(*machine, ipa, access)? {
+                Look::Shared(_) => Err(FaultError::Shared),
+                other => Ok(other),
+            },
+            |(machine, cache), look| self.fill(*machine, cache, look, access),
+        );
+        match result {
+            Err(FaultError::Shared) => Ok(Fault::Shared),
+            other => other,
         }
-        Ok(Fault::AlreadyMapped)
     }
 
-    fn fill(
+    pub(crate) fn fill(
         &self,
         machine: &mut impl Machine,
         cache: &mut Cache,
-        want: Want,
+        look: Look,
         access: Access,
     ) -> Result<(), LinkError> {
+        let want = look.want().ok_or(LinkError::Again)?;
         cache
             .topup(machine, self.link_cost(machine, want)?)
             .map_err(|_| LinkError::NoMemory)?;
-        if want.from.is_some() {
+        if let Look::Zeroes(want) = look {
             return self.link_zeroes(machine, cache, want);
         }
         let frame = machine.alloc_zeroed(want.order());
@@ -318,14 +180,15 @@ impl Gmap {
             Entry::Busy => Ok(Look::Done),
             Entry::Hole(_) => Err(FaultError::NoSlot),
             Entry::Empty => {
-                let level = self.best_level(ipa, place.level)?;
-                let from = None;
-                Ok(Look::Missing(Want {
+                let want = Want {
                     ipa,
-                    level,
+                    level: self.best_level(ipa, place.level)?,
                     ticket,
-                    from,
-                }))
+                    from: None,
+                    zeroes: false,
+                };
+                let shown = self.show_zeroes(machine, want, access);
+                Ok(shown.map_or(Look::Missing(want), Look::Zeroes))
             }
             Entry::Table(_) | Entry::Reserved => crate::walk::corrupt(),
         }
@@ -340,7 +203,7 @@ impl Gmap {
             .saturating_sub(self.counters.resident_bytes());
         Level::LEAVES
             .into_iter()
-            .filter(|level| *level >= at && *level >= self.policy.largest)
+            .filter(|level| *level >= at && *level >= self.largest())
             .filter(|level| level.span() <= room)
             .find(|level| slot.holds_block(ipa.raw(), *level))
             .ok_or(FaultError::OutOfMemory)
@@ -487,49 +350,5 @@ impl Gmap {
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         let resident = self.counters.resident_bytes().saturating_add(bytes);
         resident <= self.policy.ram_limit
-    }
-}
-
-impl From<WalkError> for LinkError {
-    fn from(error: WalkError) -> Self {
-        match error {
-            WalkError::NoMemory => Self::NoMemory,
-            WalkError::TableLimit => Self::Limit,
-            WalkError::AddressSize
-            | WalkError::Hole(_)
-            | WalkError::BadLevel
-            | WalkError::LargerLeaf
-            | WalkError::NotPresent
-            | WalkError::Busy => Self::Again,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Syndromes as literal numbers: EC in 31:26, WnR bit 6, S1PTW bit 7, CM bit 8.
-    #[test]
-    fn a_syndrome_says_what_the_guest_tried() {
-        let cases = [
-            (0x9200_0007, Some(Access::READ)),
-            (0x9200_0047, Some(Access::WRITE)),
-            (0x9200_004f, Some(Access::WRITE)),
-            (0x8200_0007, Some(Access::EXEC)),
-            // Cache maintenance.
-            (0x9200_0147, Some(Access::READ)),
-            (0x9200_014f, Some(Access::WRITE)),
-            // A stage-1 walk that found no page, and one that may not write.
-            (0x9200_00c7, Some(Access::READ)),
-            (0x9200_008f, Some(Access::WRITE)),
-            (0x8200_0087, Some(Access::READ)),
-            (0x8200_008f, Some(Access::WRITE)),
-            // HVC.
-            (0x5a00_0000, None),
-        ];
-        for (esr, access) in cases {
-            assert_eq!(Access::from_esr(esr), access, "{esr:#x}");
-        }
     }
 }

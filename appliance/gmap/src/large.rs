@@ -23,7 +23,7 @@ impl Gmap {
         end: u64,
         budget: Budget,
     ) -> (Option<Ipa>, Option<WalkError>) {
-        let largest = self.policy.largest;
+        let largest = self.largest();
         let visit = |machine: &_, ipa: Ipa, place: &mut Place| -> Result<(), WalkError> {
             while let Entry::Leaf(leaf) = place.entry() {
                 if leaf.special() || place.level >= largest {

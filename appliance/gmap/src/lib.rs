@@ -26,10 +26,12 @@
 //! only they take frames and tables away.
 #![no_std]
 
+mod access;
 mod age;
 mod bbm;
 mod cache;
 mod collapse;
+mod contiguous;
 mod counters;
 mod cow;
 mod desc;
@@ -61,14 +63,17 @@ mod stock;
 mod teardown;
 mod vmid;
 mod walk;
+mod want;
 mod working_set;
 
+pub use access::Access;
 pub use bbm::{Change, change};
 pub use cache::{CACHE_PAGES, Cache, NoMemory};
 pub use collapse::Collapsed;
+pub use contiguous::CONTIGUOUS_BYTES;
 pub use counters::Stats;
 pub use desc::{Attr, Descriptor, Entry, HOLE_NO_MEMORY, Leaf, Perm};
-pub use fault::{Access, Fault, FaultError, LinkError, Look, Want};
+pub use fault::{Fault, FaultError};
 pub use keys::{KEYS_MAX, Key, KeyError, Mask};
 pub use level::Level;
 pub use locks::{Ask, Held, OrderViolation, Rank};
@@ -87,4 +92,5 @@ pub use stock::{Scrubbing, Stock, Unscrubbed, Zeroed};
 pub use teardown::Progress;
 pub use vmid::Vmids;
 pub use walk::{Flags, Place, WalkError};
+pub use want::{LinkError, Look, Want, settle};
 pub use working_set::WorkingSet;

@@ -5,7 +5,8 @@
 //! exception: while the list of shadows is held, the lock of a page is only *tried*, because
 //! the ordinary order there is the other way round (seed-spec B.3).
 //!
-//! Core keeps a [`Held`] a CPU in debug builds and asks it before each lock.
+//! Core keeps a [`Held`] a CPU and asks it before it takes a VM's lock: a few instructions, and
+//! what would be a core that waits for itself for ever is a report.
 
 /// A lock, in the order they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,25 +53,51 @@ impl Held {
         }
     }
 
+    /// Returns what [`Self::bits`] returned.
+    #[inline]
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 0xf)
+    }
+
+    /// Returns the locks as bits.
+    #[inline]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Returns the locks with which `rank` must not be asked for.
+    const fn forbidden(rank: Rank, ask: Ask) -> u8 {
+        let shadows = Self::bit(Rank::Children) | Self::bit(Rank::ReverseMap);
+        match (rank, ask) {
+            (Rank::Vm, _) => 0xf,
+            // A page is held when shadows are looked for: that is the ordinary order.
+            (Rank::Children, _) => shadows,
+            (Rank::ReverseMap, _) => Self::bit(Rank::ReverseMap),
+            (Rank::Page, Ask::Wait) => shadows | Self::bit(Rank::Page),
+            (Rank::Page, Ask::Try) => Self::bit(Rank::Page),
+        }
+    }
+
     /// Notes that `rank` is about to be taken, or refuses.
+    #[inline]
     pub fn take(&mut self, rank: Rank, ask: Ask) -> Result<(), OrderViolation> {
-        let ranks = [Rank::Vm, Rank::Children, Rank::ReverseMap, Rank::Page];
-        let bad = |held: &Rank| {
-            let with_page = *held == Rank::Children || *held == Rank::ReverseMap;
-            *held >= rank
-                // A page is held when shadows are looked for: that is the ordinary order.
-                && !(*held == Rank::Page && rank != Rank::Vm && rank != Rank::Page)
-                || rank == Rank::Page && with_page && ask == Ask::Wait
-        };
-        let mut held = ranks.into_iter().filter(|held| self.holds(*held));
-        if let Some(held) = held.find(bad) {
-            return Err(OrderViolation { held, asked: rank });
+        if self.0 & Self::forbidden(rank, ask) != 0 {
+            return Err(self.violation(rank, ask));
         }
         self.0 |= Self::bit(rank);
         Ok(())
     }
 
+    #[cold]
+    fn violation(self, asked: Rank, ask: Ask) -> OrderViolation {
+        let ranks = [Rank::Vm, Rank::Children, Rank::ReverseMap, Rank::Page];
+        let bad = |held: &Rank| self.0 & Self::forbidden(asked, ask) & Self::bit(*held) != 0;
+        let held = ranks.into_iter().find(bad).unwrap_or(asked);
+        OrderViolation { held, asked }
+    }
+
     /// Notes that `rank` was let go.
+    #[inline]
     pub fn release(&mut self, rank: Rank) {
         self.0 &= !Self::bit(rank);
     }

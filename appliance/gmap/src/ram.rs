@@ -191,7 +191,7 @@ impl Gmap {
         ram: Descriptor,
     ) -> u64 {
         self.sequence.begin(start, end);
-        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let mut gather = Gather::new(self.vmid, self.wipes());
         let (mut at, mut budget) = (start, budget);
         while at < end && !budget.spent() {
             let ipa = address(at);

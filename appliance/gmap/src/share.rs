@@ -5,7 +5,6 @@
 
 use crate::cache::Cache;
 use crate::desc::{Entry, Leaf};
-use crate::fault::{LinkError, Want};
 use crate::gather::Flush;
 use crate::level::Level;
 use crate::machine::Machine;
@@ -13,6 +12,7 @@ use crate::ram::Cut;
 use crate::range::{Budget, next};
 use crate::space::{Error, Gmap, address, with_cache};
 use crate::walk::{Flags, WalkError};
+use crate::want::{LinkError, Want};
 use arch::{Ipa, Pa};
 
 impl Gmap {
@@ -74,6 +74,9 @@ impl Gmap {
     ) -> Result<u64, Error> {
         let mut flush = Flush::new(self.vmid);
         let (mut at, mut budget, mut result) = (start, budget, Ok(()));
+        // A copy that was made before is of what the frame held then: it may have been this
+        // VM's alone for a while, and written.
+        self.sequence.begin(start, end);
         while at < end && !budget.spent() {
             let ipa = address(at);
             let mut place = self.place(machine, ipa);
@@ -99,6 +102,7 @@ impl Gmap {
             at = next(at, place.level);
         }
         flush.complete(machine);
+        self.sequence.end();
         result.map(|()| at)
     }
 
@@ -164,6 +168,7 @@ impl Gmap {
             level,
             ticket: self.sequence.ticket(),
             from: Some(leaf.base()),
+            zeroes: false,
         };
         let cost = self.tables_missing(machine, ipa, level)?;
         cache.topup(machine, cost)?;

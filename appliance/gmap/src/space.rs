@@ -38,7 +38,7 @@ pub struct Policy {
     /// written. Off, dirty state is as exact as with FEAT_HAFDBS.
     pub eager: bool,
     /// Frames of RAM are scrubbed when they are freed, not only before they are used again.
-    /// Such a VM shares none.
+    /// Such a VM shares none, and gets no leaf above 2 MiB: one would take too long.
     pub wipe: bool,
     /// Largest piece of a shared leaf that is copied at once when it is written.
     pub copy: Level,
@@ -161,6 +161,8 @@ pub struct Gmap {
     pub(crate) vcpus: u32,
     /// How far [`Gmap::destroy`] has come; addresses below it are gone.
     pub(crate) gone: u64,
+    /// How far it has scrubbed the frames of a VM that is wiped.
+    pub(crate) wiped: u64,
     /// The root is freed, and no address is in the space any more.
     pub(crate) dead: bool,
 }
@@ -196,6 +198,7 @@ impl Gmap {
             states_dirty: AtomicU64::new(0),
             vcpus: 0,
             gone: 0,
+            wiped: 0,
             dead: false,
         })
     }
@@ -214,6 +217,14 @@ impl Gmap {
     /// are too large now, see [`Gmap::split_large`].
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Returns the largest leaf that RAM may get.
+    pub fn largest(&self) -> Level {
+        match self.policy.wipe {
+            true => self.policy.largest.max(Level::L2),
+            false => self.policy.largest,
+        }
     }
 
     /// Counts a vCPU in: from now on, what must come before vCPUs is refused.
@@ -264,6 +275,12 @@ impl Gmap {
         let (leaf, level) = self.leaf(machine, ipa)?;
         let offset = ipa.raw() & level.span().wrapping_sub(1);
         Some((leaf.base().checked_add(offset)?, leaf.perm()))
+    }
+
+    /// Returns whether anything is mapped in `bytes` bytes from `ipa`.
+    pub fn maps_any(&self, machine: &impl Machine, ipa: Ipa, bytes: u64) -> bool {
+        let end = ipa.raw().saturating_add(bytes).min(self.shape.limit());
+        !self.dead && self.check_unmapped(machine, ipa, end).is_err()
     }
 
     /// Returns the leaf that maps `ipa`, and its level.

@@ -217,7 +217,7 @@ impl Gmap {
     ///
     /// A page that is no longer unused, was written since, or is pinned keeps its frame.
     pub fn drain(&mut self, machine: &mut impl Machine, ring: &mut ReleaseRing) -> usize {
-        let mut gather = Gather::new(self.vmid, self.policy.wipe);
+        let mut gather = Gather::new(self.vmid, self.wipes());
         let mut count = 0_usize;
         while let Some(ipa) = ring.pop() {
             if self.drop_page(machine, ipa, &mut gather, crate::shrink::unused) {

@@ -27,6 +27,8 @@ struct Shared {
     watched: Mutex<HashMap<(u64, usize), Arc<AtomicU64>>>,
     free: Mutex<Vec<u64>>,
     held: Mutex<Vec<u64>>,
+    /// Users of a page besides the first.
+    users: Mutex<HashMap<u64, u32>>,
     next: Mutex<u64>,
 }
 
@@ -37,6 +39,7 @@ impl Tiny {
             watched: Mutex::default(),
             free: Mutex::default(),
             held: Mutex::default(),
+            users: Mutex::default(),
             next: Mutex::new(1 << 32),
         }))
     }
@@ -111,6 +114,28 @@ impl Machine for Tiny {
         let plain = self.0.plain.lock().expect("one thread a time");
         let mut words = plain.iter();
         words.all(|((at, _), word)| !(pa.raw()..end).contains(at) || *word == 0)
+    }
+
+    fn share(&self, pa: Pa, _: u8) -> bool {
+        let mut users = self.0.users.lock().expect("one thread a time");
+        *users.entry(pa.raw()).or_default() += 1;
+        true
+    }
+
+    fn shared(&self, pa: Pa, _: u8) -> bool {
+        let users = self.0.users.lock().expect("one thread a time");
+        users.get(&pa.raw()).is_some_and(|more| *more > 0)
+    }
+
+    fn release(&mut self, pa: Pa, order: u8) {
+        let mut users = self.0.users.lock().expect("one thread a time");
+        match users.get_mut(&pa.raw()) {
+            Some(more) if *more > 0 => *more -= 1,
+            _ => {
+                drop(users);
+                self.free(pa, order);
+            }
+        }
     }
 
     fn alloc(&mut self, order: u8) -> Option<Pa> {
@@ -333,4 +358,84 @@ fn b12_a_frame_looked_up_before_a_reclaim_is_linked_after_it_or_not_at_all() {
         assert_eq!(present, result.is_ok() && !taken);
         assert_eq!(machine.held(), before + usize::from(present));
     });
+}
+
+#[test]
+fn b12_a_copy_a_move_and_a_sync_lose_no_write() {
+    // A page is shared with another VM; a vCPU writes to it, so that it gets a copy, while its
+    // frame is moved and the dirty log is read.
+    model(|| {
+        let (mut machine, mut gmap) = space(Level::L3);
+        let mut other = Gmap::new(&mut machine, 2, 39, Features::default()).expect("memory");
+        other
+            .add_ram(&mut machine, ipa(RAM), 4 * LARGE)
+            .expect("free");
+        gmap.fault(&mut machine, ipa(RAM), Access::WRITE)
+            .expect("RAM");
+        let shared = gmap.share_with(&mut other, &mut machine, (RAM, RAM + 4096), Budget::SLICE);
+        assert_eq!(shared, Ok(None));
+        gmap.sync_dirty(&machine, RAM, RAM + 4096, Budget::SLICE, |_, _| ());
+        let (parent, index) = block_entry(&machine, &gmap);
+        let parent = Pa::new(parent).expect("low");
+        let table = machine.load(parent, index) & 0x0000_ffff_ffff_f000;
+        machine.watch(table, 0);
+        let before = machine.held();
+        let gmap = Arc::new(RwLock::new(gmap));
+        let mover = thread::spawn({
+            let (gmap, mut machine) = (gmap.clone(), machine.clone());
+            move || {
+                let mut gmap = gmap.write().expect("no panic");
+                let range = (RAM, RAM + 4096);
+                let moved = gmap.move_frames(&mut machine, range, Budget::SLICE, |_, _| true);
+                assert!(!moved.short);
+            }
+        });
+        let syncer = thread::spawn({
+            let (gmap, machine) = (gmap.clone(), machine.clone());
+            move || {
+                let gmap = gmap.read().expect("no panic");
+                let mut seen = false;
+                let (slice, report) = (Budget::SLICE, |_, _| seen = true);
+                gmap.sync_dirty(&machine, RAM, RAM + 4096, slice, report);
+                seen
+            }
+        });
+        // The vCPU, as core does it: look under the lock, copy without it, link under it.
+        let mut own = machine.clone();
+        let mut cache = Cache::new();
+        let look = |own: &Tiny| {
+            let gmap = gmap.read().expect("no panic");
+            gmap.look(own, ipa(RAM), Access::WRITE).expect("RAM")
+        };
+        let mut copies = 0;
+        while let Look::Shared(want) = look(&own) {
+            let frame = want.prepare(&mut own).expect("memory");
+            let mut gmap = gmap.write().expect("no panic");
+            match gmap.link_copy(&mut own, &mut cache, want, frame) {
+                Ok(()) => copies += 1,
+                Err(error) => {
+                    assert_eq!(error, LinkError::Again);
+                    own.free(frame, 0);
+                }
+            }
+        }
+        mover.join().expect("no panic");
+        let seen = syncer.join().expect("no panic");
+        let gmap = gmap.read().expect("no panic");
+        let (leaf, _) = gmap.leaf(&machine, ipa(RAM)).expect("mapped");
+        assert_eq!(copies, 1, "copied once");
+        assert!(!leaf.shared() && leaf.base() != own_frame(&other, &machine));
+        assert!(
+            leaf.soft_dirty() || leaf.dirty() || seen,
+            "the write is in the log"
+        );
+        // Own and other frame: what was moved or copied in vain is free again.
+        assert_eq!(machine.held(), before + 1);
+    });
+}
+
+/// The frame that a space has at [`RAM`].
+fn own_frame(gmap: &Gmap, machine: &Tiny) -> Pa {
+    let (leaf, _) = gmap.leaf(machine, ipa(RAM)).expect("mapped");
+    leaf.base()
 }

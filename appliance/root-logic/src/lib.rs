@@ -2,7 +2,10 @@
 //! how the console rings move, in which block a byte of an image lies.
 #![no_std]
 
+extern crate alloc;
+
 pub mod bootargs;
+pub mod dropped;
 pub mod extent;
 mod ring;
 

@@ -5,15 +5,16 @@ mod device;
 mod memory;
 mod run;
 mod store;
+mod vcpus;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, CpuFeatures, Device, DeviceError, DeviceRequest, HostFacts, ImageId,
-    Memory, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId,
-    RunPlan, RunState,
+    Backend, BackendError, CpuFeatures, CpuPlan, Device, DeviceError, DeviceRequest, HostFacts,
+    ImageId, Memory, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
+    RunId, RunPlan, RunState, VcpuCounters,
 };
 use guest_abi::core_call::{CoreCall, HostInfo, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE};
 use rand_chacha::ChaCha20Rng;
@@ -28,6 +29,7 @@ use store::Store;
 pub(crate) struct Machine {
     store: Store,
     runs: BTreeMap<RunId, Run>,
+    logs: memory::Logs,
     scratch: Scratch,
     rng: ChaCha20Rng,
 }
@@ -38,6 +40,7 @@ impl Machine {
         Ok(Self {
             store: Store::default(),
             runs: BTreeMap::new(),
+            logs: memory::Logs::new(),
             scratch: Scratch::new()?,
             rng,
         })
@@ -154,6 +157,9 @@ impl Backend for Machine {
     }
 
     fn vm_release(&mut self, id: RunId) -> bool {
+        if let Some(vm) = self.vm_of(id) {
+            self.logs.remove(&vm);
+        }
         let released = self.runs.get_mut(&id).is_none_or(Run::release);
         if released {
             self.runs.remove(&id);
@@ -176,6 +182,19 @@ impl Backend for Machine {
         self.runs.get(&id).map_or(0, |run| run.console_write(input))
     }
 
+    fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters> {
+        let run = self.runs.get(&id);
+        let found = run.and_then(|run| Some((run.vm()?, run.plan().cpus)));
+        found.map_or(Vec::new(), |(vm, count)| {
+            vcpus::counters(&self.scratch, vm, count)
+        })
+    }
+
+    fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError> {
+        let run = self.runs.get_mut(&id).ok_or(BackendError::Unknown)?;
+        run.set_cpu(plan).map_err(|status| self.refusal(status, 0))
+    }
+
     fn vm_memory(&self, id: RunId) -> Option<Memory> {
         memory::view(&self.scratch, self.vm_of(id)?)
     }
@@ -186,7 +205,9 @@ impl Backend for Machine {
     }
 
     fn vm_memory_act(&mut self, id: RunId, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
-        memory::act(self.vm_of(id).ok_or(MemoryError::NotRunning)?, job)
+        let vm = self.vm_of(id).ok_or(MemoryError::NotRunning)?;
+        let from = job.from.and_then(|from| self.vm_of(from));
+        memory::act(&mut self.logs, vm, from, job)
     }
 
     fn devices(&self) -> Vec<Device> {

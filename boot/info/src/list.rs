@@ -46,7 +46,7 @@ impl<T: Copy, const N: usize> List<T, N> {
     }
 
     /// Returns the items, first pushed first.
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = T> + Clone + '_ {
         self.items.iter().take(self.len).filter_map(|item| *item)
     }
 }

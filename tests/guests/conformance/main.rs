@@ -32,6 +32,11 @@ use payload::{el1_test, machine, mmu, println, psci, test};
 
 payload::guest!(main);
 
+/// Returns whether a test is to be run: with `only=` those whose name begins so.
+fn chosen(test: &&test::Test) -> bool {
+    machine::argument_text("only").is_none_or(|begin| test.name.starts_with(begin))
+}
+
 fn main() -> ! {
     println!(
         "CONFORMANCE on_skete {} cpus {} ram {:#x}",
@@ -79,7 +84,7 @@ fn main() -> ! {
         el1_test!("c9_other_immediates", calls::immediates),
         el1_test!("psci_version_and_features", psci_tests::features),
     ];
-    with_mmu_off.iter().for_each(test::run_test);
+    with_mmu_off.iter().filter(chosen).for_each(test::run_test);
     mmu::enable();
     let with_mmu_on = [
         el1_test!("abort_data_outside_ram_mmu_on", aborts::data),
@@ -128,7 +133,7 @@ fn main() -> ! {
         el1_test!("its_random_commands", its_tests::random),
         el1_test!("its_random_commands_from_all", its_tests::rivals),
     ];
-    with_mmu_on.iter().for_each(test::run_test);
+    with_mmu_on.iter().filter(chosen).for_each(test::run_test);
     test::summary();
     psci::system_off()
 }

@@ -65,7 +65,7 @@ pub(crate) fn keys() -> TestResult {
         }
         let signed = sign(round)?;
         expect_eq!(signed & 0xffff_ffff, 0);
-        state::disturb(round);
+        state::disturb(round, None);
         expect_eq!(sign(round)?, signed, "round {round}");
         for (value, key) in held.into_iter().zip(KEYS) {
             expect_eq!(stub::read_sysreg(key), Ok(value), "{key:#x} {round}");

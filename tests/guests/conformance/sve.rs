@@ -132,7 +132,7 @@ pub(crate) fn survives_exits() -> TestResult {
         load(&mut held)?;
         // FFR keeps only what it keeps.
         store(&mut held)?;
-        state::disturb(round);
+        state::disturb(round, None);
         now.0.fill(0);
         store(&mut now)?;
         let wrong = held.0[..used].iter().zip(&now.0).position(|(a, b)| a != b);
@@ -152,7 +152,7 @@ pub(crate) fn v_clears_the_rest() -> TestResult {
     if let Err(fault) = fp::load(&v) {
         fail!("{fault:x?}");
     }
-    state::disturb(0);
+    state::disturb(0, None);
     store(&mut block)?;
     let bytes = length()? as usize;
     for (n, z) in block.0.chunks_exact(bytes).take(32).enumerate() {
@@ -171,7 +171,7 @@ pub(crate) fn lengths() -> TestResult {
     let mut last = 0;
     for len in 0..16 {
         ZCR_EL1.write(len);
-        state::disturb(len);
+        state::disturb(len, None);
         expect_eq!(ZCR_EL1.read(), len);
         let bytes = length()?;
         expect!(bytes <= (len + 1) * 16 && bytes >= last, "{len}: {bytes}");

@@ -3,6 +3,7 @@
 #![no_main]
 #![expect(unsafe_code, reason = "exclusive accesses")]
 
+mod guard;
 mod orders;
 
 use core::arch::asm;
@@ -85,6 +86,17 @@ fn carry_out(order: u64, [a, b, c, d]: [u64; 4]) -> [u64; 2] {
                 cpu::wfi();
             }
             timer.set_control(0);
+            [0; 2]
+        }
+        orders::GUARD => {
+            guard::begin(a, b, c);
+            [0; 2]
+        }
+        orders::UNGUARD => guard::end(),
+        orders::HIDE => {
+            for n in 0..b / 8 {
+                mem::write64(a + n * 8, orders::secret(c, n));
+            }
             [0; 2]
         }
         orders::OFF => psci::system_off(),

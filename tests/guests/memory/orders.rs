@@ -34,6 +34,24 @@ pub(crate) const OFF: u64 = 8;
 /// `(ns)`: sleeps, so that root has the core to itself.
 pub(crate) const SLEEP: u64 = 9;
 
+/// `(address, pages, tag)`: every other vCPU reads the first words of pages, until [`UNGUARD`],
+/// and counts those whose upper half is neither `tag`'s nor zero.
+pub(crate) const GUARD: u64 = 10;
+/// `() -> (wrong, reads)`: ends that.
+pub(crate) const UNGUARD: u64 = 11;
+/// `(address, bytes, seed)`: fills memory with [`secret`] words.
+pub(crate) const HIDE: u64 = 12;
+
+/// What all secret words end in: what looks for them looks at this first.
+pub(crate) const SECRET_END: u64 = 0xa53c;
+
+/// The `n`th word that [`HIDE`] writes: nobody but the guest ever computes one in the machine.
+pub(crate) fn secret(seed: u64, n: u64) -> u64 {
+    let mut x = (seed ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^= x >> 31;
+    x.wrapping_mul(0xd6e8_feb8_6659_fd93) & !0xffff | SECRET_END
+}
+
 /// The word that page `page` of [`LOAD`] holds in `round` at doubleword `n`: zero in one of
 /// four pages.
 pub(crate) fn pattern(seed: u64, page: u64, round: u64, n: u64) -> u64 {

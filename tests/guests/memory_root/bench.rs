@@ -3,19 +3,70 @@
 //! On one core: while root measures a call of its own the guest sleeps, and what the guest
 //! measures is undisturbed but for the ends of root's rare naps.
 
+use crate::calls::try_call;
 use crate::orders::{CALL, READ, SLEEP, WRITE};
-use crate::vm::nap;
+use crate::vm::{Vm, nap};
 use crate::{PAGE, area, vm};
+use guest_abi::core_call::{CoreCall, Status};
+use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{Scan, reclaim};
 use guest_abi::storage_key::KEY_SET;
 use payload::{println, stats, timer};
 
+fn tlbi() -> u64 {
+    let memory = vm().memory();
+    memory.tlbi_page + memory.tlbi_range + memory.tlbi_vm
+}
+
+/// Makes a call again and again until it is done, and reports the longest of them: how long
+/// core keeps whoever else wants the CPU waiting (M8).
+fn longest(key: &str, mut one: impl FnMut(u64) -> (Status, [u64; 3])) {
+    let (mut cursor, mut longest) = (0, 0);
+    loop {
+        let start = timer::now();
+        let (status, [next, ..]) = one(cursor);
+        longest = longest.max(timer::now() - start);
+        match status {
+            Status::Ok => break,
+            Status::Again => cursor = next,
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    let insns = stats::insns_per_op(longest, timer::hz(), 1);
+    println!("BENCH {key} {insns}");
+}
+
+/// A VM in pages of 4 KiB throughout, and one that is wiped: the longest slice of each.
+fn slices() {
+    let make = |largest, flags| {
+        let other = Vm::create(80 << 20).expect("memory for a VM");
+        other.policy(largest, flags);
+        other.start();
+        other.order(WRITE, [area(32), 32 << 8, PAGE, 1]);
+        other
+    };
+    let pages = make(12, 0);
+    for (key, what) in [
+        ("mem_slice_dirty", Scan::Dirty),
+        ("mem_slice_age", Scan::Young),
+    ] {
+        longest(key, |cursor| {
+            let args = [pages.handle, what as u64, RAM_BASE, 80 << 20, 0, cursor, 0];
+            try_call(CoreCall::VmMemoryScan, &args)
+        });
+    }
+    for (key, other) in [
+        ("mem_slice_destroy", pages),
+        ("mem_slice_wipe", make(21, 1)),
+    ] {
+        let _ = try_call(CoreCall::VmStop, &[other.handle]);
+        nap();
+        longest(key, |_| try_call(CoreCall::VmDestroy, &[other.handle]));
+    }
+}
+
 /// Runs `f` and reports its instructions and TLB operations, each times `of` by `per`.
 fn calls(key: &str, (of, per): (u64, u64), f: impl FnOnce()) {
-    let tlbi = || {
-        let memory = vm().memory();
-        memory.tlbi_page + memory.tlbi_range + memory.tlbi_vm
-    };
     let before = tlbi();
     // Longer than anything that is measured takes.
     let asleep = vm().begin(SLEEP, [500_000_000, 0, 0, 0]);
@@ -30,11 +81,14 @@ fn calls(key: &str, (of, per): (u64, u64), f: impl FnOnce()) {
     println!("BENCH {key}_tlbi {}", operations * of / per);
 }
 
-/// Lets the guest touch `count` addresses, and reports what each took it.
+/// Lets the guest touch `count` addresses, and reports what each took it, and the TLB operations
+/// of all.
 fn touch(key: &str, order: u64, [at, count, stride]: [u64; 3]) {
+    let before = tlbi();
     vm().order(order, [at, count, stride, 1]);
     let each = stats::insns_per_op(vm().ticks(), timer::hz(), count);
     println!("BENCH {key} {each}");
+    println!("BENCH {key}_tlbi {}", tlbi() - before);
 }
 
 pub(crate) fn run() {
@@ -74,8 +128,13 @@ pub(crate) fn run() {
     let key = |n: u64| vm.order(CALL, [u64::from(KEY_SET), area(96) + n * PAGE, 0x30, 0]);
     key(0);
     key(1);
+    // Touched since its key was set: what the key says of that has to be seen anew.
+    vm.order(WRITE, [area(96), 2, PAGE, 1]);
+    let before = tlbi();
     key(0);
     let insns = stats::insns_per_op(vm.ticks(), timer::hz(), 1);
     println!("BENCH mem_key_set {insns}");
+    println!("BENCH mem_key_set_tlbi {}", tlbi() - before);
+    slices();
     println!("BENCH done");
 }

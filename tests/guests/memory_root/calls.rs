@@ -80,6 +80,10 @@ impl Block {
         mem::read8(self.at() + n) as u8
     }
 
+    pub(crate) fn set_byte(&self, n: u64, value: u8) {
+        mem::write8(self.at() + n, u64::from(value));
+    }
+
     pub(crate) fn clear(&self) {
         for n in 0..512 << self.order {
             self.set_word(n, 0);

@@ -1,6 +1,7 @@
 //! A root that tests core's side of memory: it runs one guest (`memory`), tells it what to
 //! touch, and compares what core says with what was touched. Prints `TEST` lines; with the
-//! machine's boot argument `bench` it measures instead, on one core.
+//! machine's boot argument `bench` it measures instead, on one core; `sharing`, `readers`,
+//! `crowded` and `wiped` are tests that want a machine of their own.
 #![no_std]
 #![no_main]
 
@@ -12,19 +13,23 @@ mod calls;
 mod heap;
 mod key_tests;
 mod life_tests;
+mod migrate_tests;
 #[path = "../memory/orders.rs"]
 mod orders;
+mod share_tests;
 mod state_tests;
 mod touch_tests;
 mod track_tests;
 #[path = "../direct/tree.rs"]
 mod tree;
 mod vm;
+mod wipe_tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::HARDWARE_HAFDBS;
+use payload::Test;
 use payload::{el1_test, println, psci, test};
 
 use crate::vm::Vm;
@@ -62,6 +67,49 @@ fn main() -> ! {
         "MEMORY hardware {:#x} vmids {} free {:#x}",
         host.hardware, host.vmids_max, host.free_bytes
     );
+    let runs: [(&str, &[Test]); 4] = [
+        (
+            "sharing",
+            &[
+                el1_test!(
+                    "clones_see_their_own_writes_and_cost_what_is_written",
+                    share_tests::clones
+                ),
+                el1_test!("zeroes_are_shared_until_written", share_tests::zeroes),
+                el1_test!("what_cannot_be_shared_is_refused", share_tests::refused),
+                el1_test!(
+                    "b32_memory_keys_and_states_migrate_under_load",
+                    migrate_tests::end_to_end
+                ),
+            ],
+        ),
+        (
+            "readers",
+            &[el1_test!(
+                "m4_no_read_finds_what_another_vm_wrote",
+                wipe_tests::readers
+            )],
+        ),
+        (
+            "crowded",
+            &[el1_test!(
+                "what_guests_can_do_without_is_there_for_others",
+                wipe_tests::crowded
+            )],
+        ),
+        (
+            "wiped",
+            &[el1_test!(
+                "b40_m9_nothing_is_left_of_a_vm",
+                wipe_tests::wiped
+            )],
+        ),
+    ];
+    for (argument, tests) in runs {
+        if calls::bootargs().contains(argument) {
+            test::run_tests(tests);
+        }
+    }
     let guest = Vm::create(RAM_BYTES).expect("there is memory for a VM");
     HANDLE.store(guest.handle, Ordering::Relaxed);
     if calls::bootargs().contains("bench") {

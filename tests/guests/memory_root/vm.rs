@@ -57,11 +57,16 @@ impl Vm {
 
     /// As [`Self::create`], without what `flags` say.
     pub(crate) fn create_with(ram_bytes: u64, flags: u32) -> Result<Self, Status> {
+        Self::create_smp(ram_bytes, 1, flags)
+    }
+
+    /// As [`Self::create_with`], with so many vCPUs.
+    pub(crate) fn create_smp(ram_bytes: u64, vcpus: u32, flags: u32) -> Result<Self, Status> {
         let frame = Block::new(0);
         // A VmConfig: RAM, vCPUs and flags, name.
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
-        config[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        config[8..12].copy_from_slice(&vcpus.to_le_bytes());
         config[12..16].copy_from_slice(&flags.to_le_bytes());
         config[16..22].copy_from_slice(b"memory");
         frame.fill(&config);
@@ -73,10 +78,20 @@ impl Vm {
 
     /// Loads the guest and starts it.
     pub(crate) fn start(self) {
-        let entry = RAM_BASE + FLAT_OFFSET;
-        self.copy_in(entry, GUEST);
-        let tree = tree::make(1, self.ram_bytes, "").expect("a device tree");
+        self.start_with(1);
+    }
+
+    /// As [`Self::start`], for a VM with so many vCPUs.
+    pub(crate) fn start_with(self, vcpus: u64) {
+        self.copy_in(RAM_BASE + FLAT_OFFSET, GUEST);
+        let tree = tree::make(vcpus, self.ram_bytes, "").expect("a device tree");
         self.copy_in(RAM_BASE + TREE, &tree);
+        self.enter();
+    }
+
+    /// Starts it with what its RAM holds. It may do once more what it was last told.
+    pub(crate) fn enter(self) {
+        let entry = RAM_BASE + FLAT_OFFSET;
         call(CoreCall::VmEntry, &[self.handle, entry, RAM_BASE + TREE]);
         call(CoreCall::VmStart, &[self.handle]);
     }
@@ -198,8 +213,20 @@ impl Vm {
 
     /// Takes memory back to the end of a range; returns the bytes freed.
     pub(crate) fn reclaim(self, what: u64, ipa: u64, bytes: u64) -> u64 {
+        self.reclaim_logged(what, ipa, bytes, 0)
+    }
+
+    /// As [`Self::reclaim`], with a migration's log of the range.
+    pub(crate) fn reclaim_logged(self, what: u64, ipa: u64, bytes: u64, log: u64) -> u64 {
         self.sliced(CoreCall::VmReclaim, |cursor| {
-            [self.handle, what, ipa, bytes, cursor, 0, 0]
+            [self.handle, what, ipa, bytes, cursor, 0, log]
+        })
+    }
+
+    /// Makes its RAM hold what `from`'s does; returns the bytes shared.
+    pub(crate) fn share(self, from: Self, ipa: u64, bytes: u64) -> u64 {
+        self.sliced(CoreCall::VmShareMemory, |cursor| {
+            [self.handle, from.handle, ipa, bytes, cursor, 0, 0]
         })
     }
 

@@ -57,6 +57,7 @@ pub(crate) fn guests() -> Result<()> {
     let carried = [
         ("SKETE_DIRECT_GUEST", paths::payload("memory")),
         ("SKETE_DIRECT_MIGRATE", paths::payload("migrate")),
+        ("SKETE_DIRECT_TIMERS", paths::payload("timers")),
         ("SKETE_DIRECT_LOCK", paths::payload("lock")),
         ("SKETE_DIRECT_CONFORMANCE", paths::payload("conformance")),
         ("SKETE_DIRECT_PARAVIRT", paths::payload("paravirt")),

@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use skete_client::api::{MemoryKind, MemoryScan};
 use skete_client::size;
 
-use super::name;
+use super::{address, name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MemoryCommand {
@@ -31,6 +31,9 @@ pub(crate) enum MemoryCommand {
         /// Count a page as written only once it is, even where that costs a fault.
         #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
         exact_dirty: Option<bool>,
+        /// Show zeroes that all VMs share where memory is read before it is written.
+        #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+        share_zeroes: Option<bool>,
     },
     /// Give memory of a running VM back to the machine. Nothing the guest needs is lost.
     Reclaim {
@@ -43,6 +46,17 @@ pub(crate) enum MemoryCommand {
         /// Stop once about this much is free.
         #[arg(long, value_name = "SIZE", value_parser = size::parse)]
         most: Option<u64>,
+        #[command(flatten)]
+        range: Range,
+    },
+    /// Let a VM use the frames of another, copied when either writes: the base of a clone.
+    Share {
+        /// Name of the VM, whose guest has not touched that memory.
+        #[arg(value_parser = name)]
+        name: String,
+        /// The VM whose memory it is.
+        #[arg(long, value_name = "VM", value_parser = name)]
+        from: String,
         #[command(flatten)]
         range: Range,
     },
@@ -166,15 +180,6 @@ impl From<Scan> for MemoryScan {
             Scan::HostDirty => Self::HostDirty,
         }
     }
-}
-
-/// Reads a number, hexadecimal with `0x`.
-fn address(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| format!("'{text}' is no address: write for example 0x40000000"))
 }
 
 fn byte(text: &str) -> Result<u8, String> {

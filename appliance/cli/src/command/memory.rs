@@ -25,12 +25,14 @@ pub(crate) fn run(client: &Client, output: &Output, command: MemoryCommand) -> R
             largest_leaf,
             wipe,
             exact_dirty,
+            share_zeroes,
         } => {
             let policy = MemoryPolicy {
                 limit_bytes: limit,
                 largest_leaf_bytes: largest_leaf,
                 wipe,
                 exact_dirty,
+                share_zeroes,
             };
             show(output, &client.memory_set(&name, &policy)?)
         }
@@ -45,6 +47,12 @@ pub(crate) fn run(client: &Client, output: &Output, command: MemoryCommand) -> R
             request.most_bytes = most.unwrap_or(0);
             let done = repeat(client, output, &name, request, |_, _| {})?;
             report(output, &name, "given back", &done)
+        }
+        MemoryCommand::Share { name, from, range } => {
+            let mut asked = request(MemoryAction::Share, &range);
+            asked.from = Some(from);
+            let done = repeat(client, output, &name, asked, |_, _| {})?;
+            report(output, &name, "shared", &done)
         }
         MemoryCommand::Move { name, range } => {
             let asked = request(MemoryAction::Move, &range);
@@ -77,6 +85,7 @@ fn request(action: MemoryAction, range: &Range) -> MemoryRequest {
         kinds: Vec::new(),
         most_bytes: 0,
         values: String::new(),
+        from: None,
     }
 }
 
@@ -164,6 +173,7 @@ fn show(output: &Output, memory: &Memory) -> Result<(), Error> {
             format!("splits        {}", memory.splits),
             format!("wipe          {}", on_off(policy.wipe)),
             format!("exact dirty   {}", on_off(policy.exact_dirty)),
+            format!("share zeroes  {}", on_off(policy.share_zeroes)),
             format!("keys          {}", facility(memory.keys)),
             format!("page states   {}", facility(memory.states)),
         ]

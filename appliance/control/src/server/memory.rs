@@ -33,6 +33,19 @@ impl Server {
         }
     }
 
+    /// Returns the run that VM `name` is to share memory of.
+    fn source(&self, name: &str, from: &str, job: &MemoryJob) -> Result<RunId, Problem> {
+        if name == from {
+            return Err(invalid().field("/from", "another VM"));
+        }
+        let (run, ram_bytes) = self.guest(from)?;
+        let end = RAM_BASE.saturating_add(ram_bytes);
+        if job.start.saturating_add(job.bytes) > end {
+            return Err(invalid().field("/bytes", format!("the RAM of VM '{from}' ends at {end}")));
+        }
+        Ok(run)
+    }
+
     pub(super) fn memory_get(&self, backend: &dyn Backend, name: &str) -> Result<Reply, Problem> {
         let (run, _) = self.guest(name)?;
         let memory = backend.vm_memory(run).ok_or_else(|| not_running(name))?;
@@ -69,7 +82,10 @@ impl Server {
         request: &MemoryRequest,
     ) -> Result<Reply, Problem> {
         let (run, ram_bytes) = self.guest(name)?;
-        let job = job(request, ram_bytes)?;
+        let mut job = job(request, ram_bytes)?;
+        if let Some(from) = &request.from {
+            job.from = Some(self.source(name, from, &job)?);
+        }
         let result = backend
             .vm_memory_act(run, &job)
             .map_err(|error| refusal(name, error))?;
@@ -77,6 +93,7 @@ impl Server {
             MemoryAction::Reclaim => Some("vm.memory-reclaimed"),
             MemoryAction::SetKeys => Some("vm.memory-keys-set"),
             MemoryAction::SetStates => Some("vm.memory-states-set"),
+            MemoryAction::Share => Some("vm.memory-shared"),
             MemoryAction::Scan
             | MemoryAction::Move
             | MemoryAction::Split
@@ -131,6 +148,15 @@ fn refusal(name: &str, error: MemoryError) -> Problem {
             format!("the guest in VM '{name}' keeps changing what was to be changed"),
         )
         .hint("send the request again"),
+        MemoryError::NotShareable => Problem::new(
+            Code::MemoryFacilityOff,
+            format!("VM '{name}', or the one it was to share with, shares no memory"),
+        )
+        .hint("a VM with storage keys or devices, or one that is wiped, shares none"),
+        MemoryError::Populated => invalid().field(
+            "/start",
+            format!("the guest in VM '{name}' has memory of its own in that range"),
+        ),
         MemoryError::NoMemory => Problem::new(
             Code::NoMemory,
             "the machine has no memory left for the tables that this needs",
@@ -199,6 +225,10 @@ fn job(request: &MemoryRequest, ram_bytes: u64) -> Result<MemoryJob, Problem> {
     if scans != request.scan.is_some() {
         problem = problem.field("/scan", "says what a scan looks for, and nothing else");
     }
+    let shares = request.action == MemoryAction::Share;
+    if shares != request.from.is_some() {
+        problem = problem.field("/from", "says whose memory is shared, and nothing else");
+    }
     if problem.errors.is_empty() {
         let kinds = match request.kinds.is_empty() {
             true => Vec::from([MemoryKind::Unused, MemoryKind::Zero]),
@@ -213,6 +243,7 @@ fn job(request: &MemoryRequest, ram_bytes: u64) -> Result<MemoryJob, Problem> {
             kinds,
             most_bytes: request.most_bytes,
             values,
+            from: None,
         })
     } else {
         Err(problem)
@@ -235,6 +266,7 @@ mod tests {
             kinds: Vec::new(),
             most_bytes: 0,
             values: String::new(),
+            from: None,
         }
     }
 
@@ -278,6 +310,12 @@ mod tests {
         assert_eq!(fields(&scan), ["/scan"]);
         scan.scan = Some(MemoryScan::Dirty);
         assert!(fields(&scan).is_empty());
+        let mut share = request(MemoryAction::Share);
+        assert_eq!(fields(&share), ["/from"]);
+        share.from = Some("web".into());
+        assert!(fields(&share).is_empty());
+        share.action = MemoryAction::Move;
+        assert_eq!(fields(&share), ["/from"]);
         let mut keys = request(MemoryAction::SetKeys);
         assert_eq!(fields(&keys), ["/values", "/bytes"]);
         keys.values = "EBA=".into();

@@ -14,6 +14,7 @@ use api::{
 use super::Server;
 use super::devices::check_devices;
 use super::images::{Content, check_name};
+use super::vcpus::{self, check_cpu, refused};
 use crate::backend::{Backend, BackendError, RunCounters, RunId, RunPlan};
 use crate::http::head::Head;
 use crate::http::reply::Reply;
@@ -105,7 +106,7 @@ impl VmRecord {
         boot_images(&self.spec).any(|(name, ..)| name == image)
     }
 
-    fn etag(&self) -> String {
+    pub(super) fn etag(&self) -> String {
         format!("\"{}-{}\"", self.uuid, self.generation)
     }
 
@@ -191,6 +192,7 @@ impl Server {
                 resident_bytes: counters.resident_bytes,
                 overhead_bytes: counters.overhead_bytes,
                 run_ns: counters.run_ns,
+                stolen_ns: counters.stolen_ns,
                 exits: counters
                     .exits
                     .iter()
@@ -227,11 +229,12 @@ impl Server {
         backend: &dyn Backend,
         name: &str,
         head: &Head,
-        spec: VmSpec,
+        mut spec: VmSpec,
     ) -> Result<Reply, Problem> {
         check_name(name)?;
         check_match(self.vms.get(name), name, head)?;
         self.check_spec(backend, &spec)?;
+        spec.cpu = vcpus::settled(spec.cpu);
         let count = self.vms.len();
         let Some(vm) = self.vms.get_mut(name) else {
             if count >= VMS_MAX {
@@ -333,10 +336,8 @@ impl Server {
         for (image, kind, pointer) in boot_images(spec) {
             problem = self.image_for(image, kind, pointer, problem);
         }
-        if let Some(first) = problem.errors.first() {
-            problem.detail = format!("{}: {}", first.pointer, first.detail);
-            return Err(problem);
-        }
+        let cores = backend.host().cores;
+        refused(check_cpu(&spec.cpu, spec.cpus, cores, "/cpu", problem))?;
         let ram_bytes = backend.host().ram_bytes;
         if bytes > ram_bytes {
             return Err(Problem::new(
@@ -388,6 +389,7 @@ impl Server {
         Ok(RunPlan {
             name: name.into(),
             cpus: vm.spec.cpus,
+            cpu: vcpus::plan(&vm.spec.cpu, vm.spec.cpus),
             memory_bytes: vm.spec.memory_bytes,
             boot,
             kind,
@@ -500,7 +502,7 @@ fn check_cpu_features(
 }
 
 /// Checks `If-Match` and `If-None-Match` (RFC 9110, 13.1).
-fn check_match(vm: Option<&VmRecord>, name: &str, head: &Head) -> Result<(), Problem> {
+pub(super) fn check_match(vm: Option<&VmRecord>, name: &str, head: &Head) -> Result<(), Problem> {
     let listed = |field: &str, etag: &str| {
         head.header(field)
             .is_some_and(|value| value == "*" || value.split(',').any(|item| item.trim() == etag))

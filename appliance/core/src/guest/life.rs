@@ -29,7 +29,7 @@ use crate::{features, hw, its, memory, paravirt, per_cpu, sysreg, world};
 const ROOT_WEIGHT: u32 = 1000;
 
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
-const GUEST_IPA_BITS: u8 = 40;
+pub(crate) const GUEST_IPA_BITS: u8 = 40;
 
 /// Serialises creating and destroying; holds the last generation given out.
 static LIFECYCLE: Mutex<u32> = Mutex::new(0);

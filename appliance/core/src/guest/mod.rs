@@ -25,7 +25,7 @@ use uart::Pl031;
 use vgic::Vgic;
 use vgic::its::Its;
 
-pub(crate) use self::life::{create_guest, create_root, destroy};
+pub(crate) use self::life::{GUEST_IPA_BITS, create_guest, create_root, destroy};
 pub(crate) use self::vcpu::{NOWHERE, Run, Vcpu, VcpuControl};
 use crate::serial::Serial;
 use crate::stage2::Space;

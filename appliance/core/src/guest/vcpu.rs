@@ -118,6 +118,10 @@ pub(crate) struct VcpuControl {
     pub(crate) attention: AtomicBool,
     /// Exits by class. Written by the home core alone.
     pub(crate) exits: [AtomicU64; EXIT_CLASSES],
+    /// How often it was put on another core than the last one.
+    pub(crate) moves: AtomicU64,
+    /// How often it was put on a core.
+    pub(crate) switches: AtomicU64,
     /// What its time went to. Changes with `run`; the innermost lock.
     pub(crate) turns: Mutex<Turns>,
     /// Pages it said are unused ([`guest_memory`]).
@@ -175,6 +179,8 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         run: AtomicU8::new(Run::Off as u8),
         attention: AtomicBool::new(false),
         exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
+        moves: AtomicU64::new(0),
+        switches: AtomicU64::new(0),
         turns: Mutex::new(Turns::new()),
         released: guest_memory::Released::new(),
         wake_at: AtomicU64::new(0),

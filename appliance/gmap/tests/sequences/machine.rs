@@ -125,6 +125,17 @@ impl Fake {
         }
     }
 
+    /// M10: what an entry leads to, table or frame, was scrubbed or copied as a whole since it
+    /// was taken; either ends with its lines at the point of coherency.
+    fn check_handed_over(&self, value: u64) {
+        let pa = value & 0xffff_ffff_f000;
+        let held = self.held.borrow();
+        let frame = held.range(..=pa).next_back();
+        let frame = frame.filter(|(base, frame)| pa < *base + (4096 << frame.order));
+        let clean = frame.is_none_or(|(_, frame)| frame.scrubbed);
+        assert!(value & 1 == 0 || clean, "{pa:#x} is handed over as it was");
+    }
+
     fn with<T>(&self, table: Pa, f: impl FnOnce(&mut [u64; 512]) -> T) -> T {
         let mut tables = self.tables.borrow_mut();
         f(tables.get_mut(&table.raw()).expect("not a scrubbed frame"))
@@ -137,6 +148,7 @@ impl Machine for Fake {
     }
 
     fn store(&self, table: Pa, index: usize, value: u64) {
+        self.check_handed_over(value);
         self.with(table, |entries| entries[index] = value);
         let mut unlinked = self.unlinked.borrow_mut();
         if value & 3 == 3 {
@@ -153,6 +165,7 @@ impl Machine for Fake {
             let pa = self.reach(vttbr, vtcr, ipa, true);
             self.set_content(pa.expect("the racing store does not fault"), RACING);
         }
+        self.check_handed_over(new);
         let result = self.with(table, |entries| {
             let found = entries[index];
             if found != old {
@@ -183,7 +196,7 @@ impl Machine for Fake {
         if order == 0 {
             self.unlinked.borrow_mut().insert(pa.raw());
         }
-        if order < 9 {
+        if order < 9 && (order == 0 || frame.order == order) {
             let pages = (0..1_u64 << order).map(|n| pa.raw() + (n << 12));
             let mut tables = self.tables.borrow_mut();
             tables.extend(pages.map(|page| (page, Box::new([0; 512]))));

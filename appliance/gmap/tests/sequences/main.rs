@@ -6,6 +6,8 @@
 )]
 
 mod bbm;
+mod contiguous;
+mod failing;
 mod keys;
 mod lifecycle;
 mod machine;

@@ -530,3 +530,45 @@ proptest! {
         world.finish();
     }
 }
+
+#[test]
+fn a_copy_of_what_a_frame_held_before_it_was_shared_again_is_refused() {
+    let features = Features {
+        fwb: true,
+        hafdbs: true,
+    };
+    let mut machine = Fake::new(400);
+    let mut guest = |vmid| start(&mut machine, vmid, features, false).expect("memory");
+    let (mut a, mut b, mut c) = (guest(0), guest(1), guest(2));
+    machine.run_vcpus(0, 0, &[]);
+    let at = ipa(RAM + 2 * LARGE);
+    let range = (at.raw(), at.raw() + PAGE);
+    a.gmap.populate(&mut machine, at).expect("memory");
+    let share = |a: &mut Guest, b: &mut Guest, machine: &mut Fake| {
+        let done = a.gmap.share_with(&mut b.gmap, machine, range, SLICE);
+        assert_eq!(done, Ok(None));
+    };
+    share(&mut a, &mut b, &mut machine);
+    let look = a.gmap.look(&machine, at, Access::WRITE);
+    let Ok(gmap::Look::Shared(want)) = look else {
+        panic!("{look:?}")
+    };
+    let copy = want.prepare(&mut machine).expect("memory");
+    // The other lets go; the page is written in place, and then shared with a third.
+    while b.gmap.destroy(&mut machine, 9) == Progress::More {}
+    a.gmap
+        .fault(&mut machine, at, Access::WRITE)
+        .expect("its own");
+    let (leaf, _) = a.gmap.leaf(&machine, at).expect("mapped");
+    assert!(!leaf.shared());
+    machine.set_content(leaf.base().raw(), 42);
+    share(&mut a, &mut c, &mut machine);
+    let (machine, cache) = (&mut machine, &mut a.cache);
+    let linked = a.gmap.link_copy(machine, cache, want, copy);
+    assert_eq!(linked, Err(gmap::LinkError::Again), "42 would be lost");
+    machine.free(copy, 0);
+    for mut guest in [a, c] {
+        while guest.gmap.destroy(machine, 9) == Progress::More {}
+    }
+    assert!(machine.held.borrow().is_empty());
+}

@@ -149,17 +149,19 @@ fn b30_a_range_gives_what_the_guest_said_it_can_do_without_and_nothing_else() {
             unused: true,
             volatile,
         };
-        let (mut at, mut taken) = (RAM, 0);
+        let (mut at, mut taken, mut told) = (RAM, 0, 0);
         loop {
             let budget = Budget::leaves(leaves);
-            let machine = &mut vm.machine;
-            let (more, next) = vm.gmap.sift(machine, (at, end), what, budget);
+            let (machine, report) = (&mut vm.machine, |_, bytes| told += bytes);
+            let (more, next) = vm.gmap.sift(machine, (at, end), what, budget, report);
             taken += more;
             match next {
                 Some(next) => at = next.raw(),
-                None => return taken,
+                None => break,
             }
         }
+        assert_eq!(told, taken, "a log knows of all that went");
+        taken
     };
     assert_eq!(sift(&mut vm, RAM + 32 * PAGE, false, 1), 30 * PAGE);
     assert_eq!(sift(&mut vm, RAM + 2 * LARGE, false, 100), 32 * PAGE);
@@ -187,6 +189,56 @@ fn b40_frames_of_a_vm_that_wipes_are_scrubbed_before_they_are_free() {
     assert_eq!(next, Ok(None));
     assert_eq!(vm.machine.scrubs.get(), scrubs + 1);
     vm.end();
+}
+
+#[test]
+fn b40_a_vm_that_wipes_ends_in_steps_and_leaves_nothing_in_any_frame() {
+    // A block, pages, and a leaf of 1 GiB from before it was to be wiped.
+    let mut vm = Vm::new(2 << 30, true);
+    vm.gmap.set_policy(Policy {
+        largest: gmap::Level::L1,
+        ..vm.gmap.policy()
+    });
+    vm.touch(RAM, true).expect("RAM");
+    for (largest, at) in [(gmap::Level::L2, 0), (gmap::Level::L3, 2 * LARGE)] {
+        vm.gmap.set_policy(Policy {
+            largest,
+            wipe: true,
+            ..vm.gmap.policy()
+        });
+        vm.touch(RAM + (1 << 30) + at, true).expect("RAM");
+    }
+    assert_eq!(vm.gmap.stats().leaves, [1, 1, 1]);
+    let vttbr = vm.gmap.vttbr();
+    let stamp = |vm: &Vm, at: u64| {
+        let pa = vm
+            .machine
+            .fresh(vttbr, vm.vtcr, RAM + at)
+            .expect("there")
+            .pa;
+        vm.machine.set_content(pa, 5);
+        pa
+    };
+    let gib = 1 << 30;
+    let places = [
+        0,
+        PAGE,
+        gib - PAGE,
+        gib,
+        gib + LARGE - PAGE,
+        gib + 2 * LARGE,
+    ];
+    let frames = places.map(|at| stamp(&vm, at));
+    vm.machine.scrubs.set(0);
+    let mut calls = 0;
+    while vm.gmap.destroy(&mut vm.machine, 256) == gmap::Progress::More {
+        calls += 1;
+        // 4 MiB in steps of 64 KiB, or 256 pages.
+        assert!(vm.machine.scrubs.replace(0) <= 256, "call {calls}");
+    }
+    assert!(calls >= (1 << 30) / (4 << 20), "{calls} calls");
+    assert_eq!(frames.map(|pa| vm.machine.content(pa)), [0; 6]);
+    assert!(vm.machine.held.borrow().is_empty());
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The memory of a VM, by core calls (guest-abi, `memory_call`).
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use api::{Memory, MemoryAction, MemoryKind, MemoryPolicy, MemoryScan};
 use control::backend::{MemoryError, MemoryJob, MemoryResult};
 use guest_abi::core_call::{CoreCall, Status};
+use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{
     self, MEMORY_KEYS, MEMORY_STATES, PolicyFlags, Scan, StatesOp, VmMemory, reclaim,
 };
+use root_logic::dropped::Dropped;
 use root_logic::extent::order_of;
 
 use crate::calls::call_long;
@@ -37,6 +40,7 @@ pub(super) fn view(scratch: &Scratch, vm: u64) -> Option<Memory> {
         policy: MemoryPolicy {
             limit_bytes: Some(info.limit_bytes).filter(|bytes| *bytes != u64::MAX),
             largest_leaf_bytes: 1_u64.checked_shl(info.largest_shift),
+            share_zeroes: Some(policy(PolicyFlags::ShareZeroes)),
             wipe: Some(policy(PolicyFlags::Wipe)),
             exact_dirty: Some(!policy(PolicyFlags::Eager)),
         },
@@ -65,6 +69,7 @@ pub(super) fn set_policy(
         Some(false) => flags &= !(flag as u32),
         None => {}
     };
+    set(PolicyFlags::ShareZeroes, policy.share_zeroes);
     set(PolicyFlags::Wipe, policy.wipe);
     set(PolicyFlags::Eager, policy.exact_dirty.map(|exact| !exact));
     let asked = memory_call::MemoryPolicy {
@@ -75,10 +80,15 @@ pub(super) fn set_policy(
             .map_or(info.largest_shift, u64::trailing_zeros),
         flags,
     };
-    scratch
-        .tell_about(CoreCall::VmMemoryPolicy, vm, asked)
-        .map(|_| ())
-        .map_err(refusal)
+    // To end sharing takes many slices; what is done stays done.
+    for _ in 0..SLICES {
+        match scratch.tell_about(CoreCall::VmMemoryPolicy, vm, asked) {
+            Ok(_) => return Ok(()),
+            Err(Status::Again) => {}
+            Err(status) => return Err(refusal(status)),
+        }
+    }
+    Err(MemoryError::Busy)
 }
 
 fn refusal(status: Status) -> MemoryError {
@@ -87,16 +97,23 @@ fn refusal(status: Status) -> MemoryError {
         Status::KeysOff => MemoryError::Off,
         Status::Exhausted => MemoryError::NoMemory,
         Status::Again => MemoryError::Busy,
+        Status::NotShareable => MemoryError::NotShareable,
+        Status::Populated => MemoryError::Populated,
         Status::NoVm | Status::BadState => MemoryError::NotRunning,
         _ => MemoryError::Invalid,
     }
 }
 
-/// Does `job`, or what fits into one request.
-pub(super) fn act(vm: u64, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
+/// Does `job`, or what fits into one request; `from` is the VM that it shares with.
+pub(super) fn act(
+    logs: &mut Logs,
+    vm: u64,
+    from: Option<u64>,
+    job: &MemoryJob,
+) -> Result<MemoryResult, MemoryError> {
     let range = [job.start, job.bytes];
     match job.action {
-        MemoryAction::Scan => scan(vm, job),
+        MemoryAction::Scan => scan(logs, vm, job),
         MemoryAction::Reclaim => {
             let what = job.kinds.iter().fold(0, |bits, kind| {
                 bits | match kind {
@@ -105,10 +122,23 @@ pub(super) fn act(vm: u64, job: &MemoryJob) -> Result<MemoryResult, MemoryError>
                     MemoryKind::Zero => reclaim::ZERO,
                 }
             });
-            take_back(vm, what, range, job.most_bytes)
+            take_back_logged(logs, vm, what, range, job.most_bytes)
         }
-        MemoryAction::Move => take_back(vm, reclaim::MOVE, range, 0),
-        MemoryAction::Split => take_back(vm, reclaim::SPLIT, range, 0),
+        MemoryAction::Move => take_back(vm, reclaim::MOVE, range, 0, 0),
+        MemoryAction::Split => take_back(vm, reclaim::SPLIT, range, 0, 0),
+        MemoryAction::Share => {
+            let from = from.ok_or(MemoryError::NotRunning)?;
+            let one = |cursor| {
+                let arguments = [vm, from, job.start, job.bytes, cursor, 0, 0];
+                call_long(CoreCall::VmShareMemory, arguments)
+            };
+            let (bytes, next) = slices(one).map_err(refusal)?;
+            Ok(MemoryResult {
+                bytes,
+                next,
+                ..MemoryResult::default()
+            })
+        }
         MemoryAction::GetKeys => read(CoreCall::VmKeysRead, vm, range),
         MemoryAction::GetStates => read(CoreCall::VmPageStates, vm, range),
         MemoryAction::SetKeys => write(CoreCall::VmKeysWrite, vm, job),
@@ -132,28 +162,49 @@ fn slices(mut one: impl FnMut(u64) -> (Status, [u64; 3])) -> Result<(u64, Option
     Ok((sum, Some(cursor)))
 }
 
-fn scan(vm: u64, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
+/// What was dropped since whoever keeps a migration's log of a VM asked last, by VM: kept from
+/// the first dirty scan on.
+pub(super) type Logs = BTreeMap<u64, Dropped>;
+
+/// Grants a bitmap for `pages` pages.
+fn bitmap(pages: u64) -> Result<Block, MemoryError> {
+    let bytes = pages.div_ceil(64).saturating_mul(8);
+    Block::grant(order_of(bytes)).map_err(refusal)
+}
+
+/// Returns the page of RAM that `at` is in.
+fn page_of(at: u64) -> u64 {
+    at.saturating_sub(RAM_BASE) / PAGE
+}
+
+fn scan(logs: &mut Logs, vm: u64, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
     let what = match job.scan {
         MemoryScan::Young => Scan::Young,
         MemoryScan::Dirty => Scan::Dirty,
         MemoryScan::HostDirty => Scan::HostDirty,
-    } as u64;
+    };
     let pages = job.bytes.div_ceil(PAGE);
-    let block = match job.bitmap {
-        true => {
-            let bytes = pages.div_ceil(64).saturating_mul(8);
-            Some(Block::grant(order_of(bytes)).map_err(refusal)?)
-        }
+    let log = match what {
+        Scan::Dirty => Some(logs.entry(vm).or_default()),
+        Scan::Young | Scan::HostDirty => None,
+    };
+    let log = log.filter(|log| !log.is_empty());
+    let mut block = match job.bitmap || log.is_some() {
+        true => Some(bitmap(pages)?),
         false => None,
     };
     let bitmap_pa = block.as_ref().map_or(0, Block::pa);
     let one = |cursor| {
-        let arguments = [vm, what, job.start, job.bytes, bitmap_pa, cursor, 0];
+        let arguments = [vm, what as u64, job.start, job.bytes, bitmap_pa, cursor, 0];
         call_long(CoreCall::VmMemoryScan, arguments)
     };
-    let (bytes, next) = slices(one).map_err(refusal)?;
+    let (mut bytes, next) = slices(one).map_err(refusal)?;
     let reached = next.map_or(pages, |at| at.saturating_sub(job.start) / PAGE);
-    let bitmap = block.map_or(Vec::new(), |block| {
+    if let (Some(log), Some(block)) = (log, &mut block) {
+        let more = log.take(page_of(job.start), reached, block.as_mut_slice());
+        bytes = bytes.saturating_add(more.saturating_mul(PAGE));
+    }
+    let bitmap = block.filter(|_| job.bitmap).map_or(Vec::new(), |block| {
         let len = usize::try_from(reached.div_ceil(8)).unwrap_or(0);
         block.as_slice().get(..len).unwrap_or_default().to_vec()
     });
@@ -165,11 +216,32 @@ fn scan(vm: u64, job: &MemoryJob) -> Result<MemoryResult, MemoryError> {
     })
 }
 
+/// As [`take_back`], and a migration's log, if anybody keeps one, will tell what went.
+fn take_back_logged(
+    logs: &mut Logs,
+    vm: u64,
+    what: u64,
+    range: [u64; 2],
+    most: u64,
+) -> Result<MemoryResult, MemoryError> {
+    let [start, bytes] = range;
+    let Some(log) = logs.get_mut(&vm) else {
+        return take_back(vm, what, range, most, 0);
+    };
+    let pages = bytes / PAGE;
+    let block = bitmap(pages)?;
+    let result = take_back(vm, what, range, most, block.pa());
+    // What went before an error has gone.
+    log.note(page_of(start), pages, block.as_slice());
+    result
+}
+
 fn take_back(
     vm: u64,
     what: u64,
     [start, bytes]: [u64; 2],
     most: u64,
+    log_pa: u64,
 ) -> Result<MemoryResult, MemoryError> {
     let mut freed = 0_u64;
     let one = |cursor| {
@@ -179,7 +251,7 @@ fn take_back(
         };
         let (status, values) = call_long(
             CoreCall::VmReclaim,
-            [vm, what, start, bytes, cursor, left, 0],
+            [vm, what, start, bytes, cursor, left, log_pa],
         );
         freed = freed.saturating_add(values[1]);
         (status, values)

@@ -2,12 +2,22 @@
 //! (`tests/guests/memory_root`), one takes Linux's memory apart while it works
 //! (`tests/guests/linux_root`).
 
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
 use qemu::{Board, Cpu, Machine, paths};
+use serde_json::json;
 
 use crate::common::{PATIENCE, alone, logs};
 
 on_both_cpus!(
     what_core_says_of_memory_is_what_the_guest_did,
+    clones_share_frames_and_a_vm_migrates_under_load,
+    m4_no_read_finds_what_another_vm_wrote,
+    b40_nothing_is_left_of_a_vm_that_is_wiped,
+    what_guests_can_do_without_is_there_for_others,
     linux_under_load_survives_random_reclaim,
 );
 
@@ -39,4 +49,93 @@ fn linux_under_load_survives_random_reclaim(cpu: Cpu) {
     let _alone = alone();
     let log = run(cpu, "linux_root", 3, "LINUX ");
     assert!(log.contains("LINUX ok same 24 wrong 0"), "{log}");
+}
+
+/// Runs tests of their own, which `argument` chooses, and expects that all of `tests` pass.
+fn chosen(cpu: Cpu, argument: &str, tests: usize, (smp, memory): (u32, &str)) {
+    let _alone = alone();
+    let mut board = Board::new(cpu, paths::bare_root("memory_root"));
+    (board.smp, board.memory) = (smp, memory.to_owned());
+    board.append = argument.to_owned();
+    let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
+    machine
+        .serial()
+        .wait_for("SUMMARY", 0, PATIENCE)
+        .expect("comes to its end");
+    let log = machine.serial().text();
+    let all = format!("SUMMARY passed={tests} failed=0");
+    assert!(log.contains(&all), "{log}");
+    machine.wait_for_end(PATIENCE).expect("root switches off");
+}
+
+fn clones_share_frames_and_a_vm_migrates_under_load(cpu: Cpu) {
+    chosen(cpu, "sharing", 4, (2, "1G"));
+}
+
+fn m4_no_read_finds_what_another_vm_wrote(cpu: Cpu) {
+    chosen(cpu, "readers", 1, (4, "2G"));
+}
+
+fn what_guests_can_do_without_is_there_for_others(cpu: Cpu) {
+    chosen(cpu, "crowded", 1, (2, "512M"));
+}
+
+/// The words that the guest hides, by their formula in `tests/guests/memory/orders.rs`.
+fn secrets(words: u64) -> HashSet<u64> {
+    let secret = |n: u64| {
+        let mut x = (0x5eed ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        x ^= x >> 31;
+        x.wrapping_mul(0xd6e8_feb8_6659_fd93) & !0xffff | 0xa53c
+    };
+    (0..words).map(secret).collect()
+}
+
+/// Counts words of the set in all of the machine's RAM, which stands still meanwhile.
+fn count(machine: &mut Machine, bytes: u64, secrets: &HashSet<u64>, file: &Path) -> usize {
+    let qmp = machine.qmp();
+    qmp.run("stop", json!({})).expect("stops");
+    let save = json!({ "val": 0x4000_0000_u64, "size": bytes, "filename": file });
+    qmp.run("pmemsave", save).expect("writes RAM to a file");
+    qmp.run("cont", json!({})).expect("goes on");
+    let mut ram = BufReader::with_capacity(1 << 20, File::open(file).expect("was written"));
+    let mut chunk = vec![0; 1 << 20];
+    let mut found = 0;
+    for _ in 0..bytes >> 20 {
+        ram.read_exact(&mut chunk).expect("all of it");
+        let words = chunk.chunks_exact(8);
+        let words = words.map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+        found += words
+            .filter(|word| word & 0xffff == 0xa53c && secrets.contains(word))
+            .count();
+    }
+    std::fs::remove_file(file).expect("was there");
+    found
+}
+
+fn b40_nothing_is_left_of_a_vm_that_is_wiped(cpu: Cpu) {
+    const RAM: u64 = 512 << 20;
+    let _alone = alone();
+    let mut board = Board::new(cpu, paths::bare_root("memory_root"));
+    board.memory = "512M".to_owned();
+    board.append = "wiped".to_owned();
+    let logs = logs();
+    let mut machine = Machine::start(&board, &logs).expect("QEMU starts");
+    let (secrets, file) = (secrets(40 << 17), logs.join("ram"));
+    let mut found = [0; 2];
+    for (found, line) in found.iter_mut().zip(["WIPE there", "WIPE gone"]) {
+        machine
+            .serial()
+            .wait_for(line, 0, PATIENCE)
+            .expect("says so");
+        *found = count(&mut machine, RAM, &secrets, &file);
+    }
+    machine
+        .serial()
+        .wait_for("SUMMARY", 0, PATIENCE)
+        .expect("comes to its end");
+    let log = machine.serial().text();
+    assert!(log.contains("passed=1 failed=0"), "{log}");
+    // 40 MiB less what it dropped: found while it is there, and not once it is gone.
+    assert!(found[0] > 36 << 17, "{found:?}");
+    assert_eq!(found[1], 0, "{found:?}");
 }
