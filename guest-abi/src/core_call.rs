@@ -39,6 +39,12 @@ pub enum CoreCall {
     /// `(vm, vcpu, cores) -> ()`: the cores a vCPU may run on, a bit each; one that takes part
     /// must be among them. At any time: it leaves any other at once.
     VcpuAffinity = CoreCall::id(0x19),
+    /// `(vm, vcpu, iss) -> ()`: makes a virtual SError pending in a vCPU of a VM that runs, with
+    /// this syndrome where the cores have FEAT_RAS. It stays pending until the guest takes it; a
+    /// second one before that is none.
+    VcpuSerror = CoreCall::id(0x1a),
+    /// `(vm, vcpu, out_pa) -> ()`: writes a [`crate::vcpu_info::VcpuInfo`].
+    VcpuInfo = CoreCall::id(0x1b),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
@@ -113,7 +119,7 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::FramesGrant,
         Self::FramesRelease,
         Self::VmCreate,
@@ -126,6 +132,8 @@ impl CoreCall {
         Self::VmConsole,
         Self::VmShare,
         Self::VcpuAffinity,
+        Self::VcpuSerror,
+        Self::VcpuInfo,
         Self::HostInfo,
         Self::VmMemory,
         Self::VmMemoryPolicy,
@@ -242,8 +250,20 @@ pub const VM_NO_PV_TIME: u32 = 1 << 0;
 /// [`VmConfig::flags`]: the VM has no preempt hint.
 pub const VM_NO_PREEMPT_HINT: u32 = 1 << 1;
 /// Every flag there is.
-pub const VM_FLAGS: u32 =
-    VM_NO_PV_TIME | VM_NO_PREEMPT_HINT | VM_NO_PAGE_STATES | VM_NO_STORAGE_KEYS | VM_ITS;
+pub const VM_FLAGS: u32 = VM_NO_PV_TIME
+    | VM_NO_PREEMPT_HINT
+    | VM_NO_PAGE_STATES
+    | VM_NO_STORAGE_KEYS
+    | VM_ITS
+    | VM_CPU_FLAGS;
+/// In [`VmConfig::flags`]: the guest has no SVE, whatever the machine has.
+pub const VM_NO_SVE: u32 = 1 << 8;
+/// In [`VmConfig::flags`]: the guest has no pointer authentication.
+pub const VM_NO_PAUTH: u32 = 1 << 9;
+/// In [`VmConfig::flags`]: the guest has no performance monitors.
+pub const VM_NO_PMU: u32 = 1 << 10;
+/// Every flag that hides a feature of the CPU. Without it a guest has what the machine has.
+pub const VM_CPU_FLAGS: u32 = VM_NO_SVE | VM_NO_PAUTH | VM_NO_PMU;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::page_state`].
 pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
@@ -372,6 +392,10 @@ pub struct HostInfo {
     pub vms: u32,
     /// VMs that can exist.
     pub vms_max: u32,
+    /// Which features the cores have: for each the bit of [`VM_CPU_FLAGS`] that hides it.
+    pub cpu_features: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 #[cfg(test)]
@@ -393,6 +417,8 @@ mod tests {
         assert_eq!(CoreCall::VmConsole as u32, 0xc600_8017);
         assert_eq!(CoreCall::VmShare as u32, 0xc600_8018);
         assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
+        assert_eq!(CoreCall::VcpuSerror as u32, 0xc600_801a);
+        assert_eq!(CoreCall::VcpuInfo as u32, 0xc600_801b);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);

@@ -14,7 +14,7 @@ pub struct DeviceConfig {
     pub memory: u16,
     /// One of the `PROFILE_` numbers.
     pub profile: u32,
-    /// [`UNSAFE_DMA`] or zero.
+    /// [`UNSAFE_DMA`], [`DECLARED_DMA`].
     pub flags: u32,
     /// The function's BAR that is BAR 0 of an `nvgrace-gpu`.
     pub registers_bar: u32,
@@ -32,6 +32,9 @@ pub const PROFILE_NVGRACE_GPU: u32 = 2;
 /// The function may be bus master although no SMMU bounds it: with this it can read and write
 /// all of the machine's memory.
 pub const UNSAFE_DMA: u32 = 1 << 0;
+/// The function's DMA reaches only pages that the guest has declared (`dma`); without it, all of
+/// the VM's RAM, which is populated for that.
+pub const DECLARED_DMA: u32 = 1 << 1;
 /// Cells of a touch map.
 pub const TOUCH_CELLS: usize = 64;
 /// Lines of a trace.
@@ -82,6 +85,7 @@ pub struct DeviceInfo {
     pub profile: u32,
     /// Bit 0: COMMAND.MEM. Bit 1: reset, and not found ready since. Bit 2: in D3. Bit 3: may be
     /// bus master. Bit 4: its DMA is bounded by an SMMU. Bit 5: can be reset by itself.
+    /// Bit 6: it reaches only what its guest declares.
     pub flags: u32,
     /// How often it was reset, from 1.
     pub generation: u64,
@@ -117,6 +121,10 @@ pub struct DeviceInfo {
     pub dma_faults: u64,
     /// The address that the last of them was for.
     pub dma_fault_at: u64,
+    /// Bytes of its VM's RAM that it reaches by DMA.
+    pub dma_bytes: u64,
+    /// Groups of sixteen pages, 64 KiB, that faults have mapped.
+    pub mapped_64k: u64,
 }
 const _: () = assert!(size_of::<DeviceInfo>() <= 4096);
 
@@ -145,5 +153,7 @@ mod tests {
         assert_eq!(offset_of!(DeviceInfo, trace_len), 960);
         assert_eq!(offset_of!(DeviceInfo, dma_faults), 968);
         assert_eq!(offset_of!(DeviceInfo, dma_fault_at), 976);
+        assert_eq!(offset_of!(DeviceInfo, dma_bytes), 984);
+        assert_eq!(offset_of!(DeviceInfo, mapped_64k), 992);
     }
 }

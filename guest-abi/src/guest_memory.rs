@@ -1,6 +1,7 @@
-//! The guest's calls of [`crate::page_state`] and [`crate::storage_key`], decoded and checked
+//! The guest's calls of [`crate::page_state`], [`crate::storage_key`] and [`crate::dma`], decoded and checked
 //! as far as that takes no knowledge of the VM.
 
+use crate::dma::{DMA_DECLARE, DMA_UNDECLARE};
 use crate::page_state::{PAGE_STATE, PAGE_STATE_DRAIN};
 use crate::storage_key::{KEY_BULK, KEY_COND_SET, KEY_GET, KEY_RRB, KEY_SET};
 
@@ -44,6 +45,20 @@ pub enum GuestMemoryCall {
         /// Changed need not be equal.
         mask_changed: bool,
     },
+    /// [`DMA_DECLARE`].
+    Declare {
+        /// First page.
+        ipa: u64,
+        /// Pages.
+        pages: u64,
+    },
+    /// [`DMA_UNDECLARE`].
+    Undeclare {
+        /// First page.
+        ipa: u64,
+        /// Pages.
+        pages: u64,
+    },
     /// [`KEY_RRB`].
     KeyReset {
         /// The page.
@@ -71,6 +86,14 @@ impl GuestMemoryCall {
                 Ok(Self::PageState { op, ipa, pages })
             }),
             PAGE_STATE_DRAIN => Ok(Self::Drain),
+            DMA_DECLARE => page(a).and_then(|ipa| {
+                let pages = count(b)?;
+                Ok(Self::Declare { ipa, pages })
+            }),
+            DMA_UNDECLARE => page(a).and_then(|ipa| {
+                let pages = count(b)?;
+                Ok(Self::Undeclare { ipa, pages })
+            }),
             KEY_GET => page(a).map(|ipa| Self::KeyGet { ipa }),
             KEY_SET => page(a).and_then(|ipa| {
                 let key = key(b)?;
@@ -145,6 +168,12 @@ mod tests {
             mask_changed: true,
         };
         assert_eq!(got, Some(Ok(expected)));
+        let pages = decode(0xc600_0028, [0x4000_1000, 9, 0]);
+        let wanted = GuestMemoryCall::Declare {
+            ipa: 0x4000_1000,
+            pages: 9,
+        };
+        assert_eq!(pages, Some(Ok(wanted)));
         let bulk = decode(0xc600_0034, [0x4000_0000, 7, 0x10]);
         let (ipa, pages, key) = (0x4000_0000, 7, 0x10);
         assert_eq!(bulk, Some(Ok(GuestMemoryCall::KeySet { ipa, pages, key })));
@@ -157,6 +186,9 @@ mod tests {
             (0xc600_0020, [0, 0x4000_0800, 1]),
             (0xc600_0020, [0, 0x4000_0000, 0]),
             (0xc600_0020, [0, 1 << 48, 1]),
+            (0xc600_0028, [0x4000_0001, 1, 0]),
+            (0xc600_0028, [0x4000_0000, 0, 0]),
+            (0xc600_0029, [1 << 48, 1, 0]),
             (0xc600_0030, [1, 0, 0]),
             (0xc600_0031, [0x4000_0000, 0x11, 0]),
             (0xc600_0031, [0x4000_0000, 0x100, 0]),
@@ -172,8 +204,10 @@ mod tests {
     #[test]
     fn other_numbers_are_not_ours() {
         for function in (0xc600_0000_u32..0xc600_0100).chain(0x8600_0000..0x8600_0100) {
-            let ours = matches!(function, 0xc600_0020 | 0xc600_0021)
-                || matches!(function, 0xc600_0030..=0xc600_0034);
+            let ours = matches!(
+                function,
+                0xc600_0020 | 0xc600_0021 | 0xc600_0028 | 0xc600_0029
+            ) || matches!(function, 0xc600_0030..=0xc600_0034);
             assert_eq!(decode(function, [0; 3]).is_some(), ours, "{function:#x}");
         }
     }

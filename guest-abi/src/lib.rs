@@ -2,13 +2,14 @@
 //!
 //! Numbers and layouts here are promises: [`map`] is the machine a guest believes it
 //! is, [`pv`] what it is told of its vCPUs' turns, [`page_state`] and [`storage_key`] what it
-//! may ask about its memory, [`core_call`] is what root may ask of core, [`root_boot`] and
-//! [`vm_shared`] are the memory that core and root share. Nothing here allocates or is
+//! may ask about its memory, [`core_call`] is what root may ask of core ([`vcpu_info`]:
+//! of a vCPU), [`root_boot`] and [`vm_shared`] are the memory that core and root share. Nothing here allocates or is
 //! `unsafe`.
 #![no_std]
 
 pub mod core_call;
 pub mod device;
+pub mod dma;
 pub mod guest_memory;
 pub mod lock;
 pub mod map;
@@ -17,4 +18,5 @@ pub mod page_state;
 pub mod pv;
 pub mod root_boot;
 pub mod storage_key;
+pub mod vcpu_info;
 pub mod vm_shared;

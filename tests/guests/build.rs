@@ -15,8 +15,10 @@ fn main() {
     for file in [
         "SKETE_DIRECT_GUEST",
         "SKETE_DIRECT_MIGRATE",
+        "SKETE_DIRECT_TIMERS",
         "SKETE_DIRECT_LOCK",
         "SKETE_DIRECT_CONFORMANCE",
+        "SKETE_DIRECT_PARAVIRT",
         "SKETE_LINUX_KERNEL",
         "SKETE_LINUX_INITRD",
     ] {

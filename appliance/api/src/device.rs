@@ -31,6 +31,10 @@ pub struct DeviceSpec {
     /// It may do DMA although no SMMU bounds it, and so reach all of the machine's memory.
     #[serde(default)]
     pub unsafe_dma: bool,
+    /// Its DMA reaches only pages that the guest declares, and the rest of the VM's RAM can be
+    /// taken back. Without it, all of the VM's RAM is populated when it starts.
+    #[serde(default)]
+    pub declared_dma: bool,
     /// Only for `nvgrace-gpu`: the function whose largest BAR is its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
@@ -58,6 +62,8 @@ pub enum DeviceState {
 pub struct DeviceFaults {
     /// Leaves of 4 KiB mapped.
     pub mapped_4k: u64,
+    /// Groups of sixteen pages mapped, 64 KiB, each of which a TLB may hold as one.
+    pub mapped_64k: u64,
     /// Leaves of 2 MiB mapped.
     pub mapped_2m: u64,
     /// Leaves of 1 GiB mapped.
@@ -105,6 +111,10 @@ pub struct Device {
     pub dma: bool,
     /// An SMMU bounds its DMA to its VM's memory.
     pub dma_bounded: bool,
+    /// Its guest says which pages it reaches.
+    pub dma_declared: bool,
+    /// Bytes of its VM's RAM that it reaches by DMA.
+    pub dma_bytes: u64,
     /// It has a reset of its own.
     pub resettable: bool,
     /// How often it was reset, from 1 when a VM gets it.

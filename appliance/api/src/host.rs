@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_features::CpuFeatures;
+
 /// Answer to `GET /v1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -46,6 +48,9 @@ pub struct Machine {
     pub cores: u32,
     /// What the cores are.
     pub cpu: Cpu,
+    /// Which of the features that VMs can have the cores have.
+    #[serde(default)]
+    pub cpu_features: CpuFeatures,
     /// VMs that hold resources in the hypervisor core.
     pub vms: u32,
     /// VMs that can hold resources at a time.

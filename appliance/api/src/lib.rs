@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod cpu_features;
 pub mod device;
 pub mod event;
 pub mod host;
@@ -23,11 +24,13 @@ pub mod names;
 pub mod openapi;
 pub mod operation;
 pub mod problem;
+pub mod vcpu;
 pub mod vm;
 
 /// The OpenAPI 3.1 document of the API, as `GET /openapi.json` serves it.
 pub const OPENAPI_JSON: &str = include_str!("../openapi.json");
 
+pub use cpu_features::CpuFeatures;
 pub use device::{
     Device, DeviceAction, DeviceData, DeviceFaults, DeviceList, DeviceProfile, DeviceRequest,
     DeviceSpec, DeviceState,
@@ -40,6 +43,7 @@ pub use memory::{
 };
 pub use operation::{Operation, OperationList, OperationStatus, Progress};
 pub use problem::{Blame, Code, FieldError, Problem};
+pub use vcpu::{CpuChange, CpuSpec, GuestFeature, Pin, Stolen, Vcpu, VcpuState, VmCpu};
 pub use vm::{
     Action, ActionRequest, Boot, LastError, PowerAction, PowerRequest, Vm, VmList, VmSpec, VmState,
     VmStatus,

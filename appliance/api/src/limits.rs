@@ -43,3 +43,11 @@ pub const DEFAULT_PORT: u16 = 8080;
 pub const MEMORY_VALUES_MAX: usize = 4096;
 /// Most bytes of guest memory that one scan with a bitmap covers.
 pub const MEMORY_BITMAP_BYTES_MAX: u64 = 4 << 30;
+/// Least weight of a VM.
+pub const WEIGHT_MIN: u32 = 1;
+/// Most weight of a VM.
+pub const WEIGHT_MAX: u32 = 10_000;
+/// Weight of a VM that asks for none.
+pub const WEIGHT_DEFAULT: u32 = 100;
+/// Largest limit of a VM's vCPUs, in per cent of one core.
+pub const CPU_LIMIT_PERCENT_MAX: u32 = 10_000;

@@ -1,5 +1,7 @@
 //! The OpenAPI 3.1 document, made from the types. Developer's machine only.
 
+mod vcpu;
+
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
@@ -45,6 +47,11 @@ const WAIT: (&str, &str) = (
 const KEY: (&str, &str) = (
     "Idempotency-Key",
     "A retry with the same key within ten minutes gets the first answer",
+);
+const UNTIL: (&str, &str) = (
+    "?until",
+    "stopped: end once the VM has stopped and all it printed was sent; one that is stopped \
+     already is waited for until it has run",
 );
 const DIGEST: (&str, &str) = (
     "Repr-Digest",
@@ -197,26 +204,42 @@ const fn status_meaning(status: u16) -> &'static str {
     }
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a table: every path and method of the API, one after another"
-)]
-fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
-    use Content::{Bytes, Json, None};
-    let vm = reference::<Vm>(schemas);
-    let image = reference::<Image>(schemas);
-    let operation = reference::<Operation>(schemas);
-    let text = "text/plain";
-    let entry = |path, method, id, summary, gives| Entry {
+/// An operation without parameters, body and refusals of its own.
+fn entry(
+    path: &'static str,
+    method: &'static str,
+    id: &'static str,
+    summary: &'static str,
+    gives: Vec<(u16, Content)>,
+) -> Entry {
+    Entry {
         path,
         method,
         id,
         summary,
         parameters: &[],
-        takes: None,
+        takes: Content::None,
         gives,
         refusals: &[],
-    };
+    }
+}
+
+fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
+    let mut all = most_entries(schemas);
+    all.extend(vcpu::entries(schemas));
+    all
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table: every path and method of the API, one after another"
+)]
+fn most_entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
+    use Content::{Bytes, Json, None};
+    let vm = reference::<Vm>(schemas);
+    let image = reference::<Image>(schemas);
+    let operation = reference::<Operation>(schemas);
+    let text = "text/plain";
     let info = Json(reference::<ServerInfo>(schemas));
     let images = Json(reference::<ImageList>(schemas));
     let refusals: &[Code] = &[
@@ -517,6 +540,7 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
             )
         },
         Entry {
+            parameters: &[UNTIL],
             refusals: &[
                 Code::VmNotFound,
                 Code::UpgradeRequired,
@@ -533,6 +557,7 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
         Entry {
             parameters: &[
                 ("?follow", "true: go on until the VM is deleted"),
+                UNTIL,
                 ("?from", "First byte wanted, counted from the VM's first"),
             ],
             refusals: &[Code::BadQuery, Code::VmNotFound, Code::TooManyStreams],

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_features::CpuFeatures;
 use crate::device::DeviceSpec;
+use crate::vcpu::CpuSpec;
 
 /// Where a VM is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,11 +88,17 @@ pub struct VmSpec {
     pub cpus: u32,
     /// RAM, a multiple of [`crate::limits::MEMORY_STEP_BYTES`].
     pub memory_bytes: u64,
+    /// How its vCPUs are to run.
+    #[serde(default, skip_serializing_if = "CpuSpec::is_default")]
+    pub cpu: CpuSpec,
     /// What it boots.
     pub boot: Boot,
     /// PCI functions of the machine that it has while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpec>,
+    /// Features of the CPU that it is to have, or not to have.
+    #[serde(default, skip_serializing_if = "CpuFeatures::is_empty")]
+    pub cpu_features: CpuFeatures,
 }
 
 const fn one() -> u32 {
@@ -133,6 +141,9 @@ pub struct VmStatus {
     pub overhead_bytes: u64,
     /// Time that its vCPUs spent on a core, since the last start.
     pub run_ns: u64,
+    /// Time that its vCPUs wanted to run and did not, since the last start.
+    #[serde(default)]
+    pub stolen_ns: u64,
     /// Exits by reason, since the last start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub exits: BTreeMap<String, u64>,

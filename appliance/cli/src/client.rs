@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use api::{
-    Action, ActionRequest, Image, ImageKind, ImageList, ImageSpec, Memory, MemoryDone,
+    Action, ActionRequest, CpuChange, Image, ImageKind, ImageList, ImageSpec, Memory, MemoryDone,
     MemoryPolicy, MemoryRequest, Operation, OperationStatus, PowerAction, PowerRequest, Problem,
-    ServerInfo, Vm, VmList, VmSpec,
+    ServerInfo, Vm, VmCpu, VmList, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +33,24 @@ pub struct Client {
     agent: Agent,
     url: String,
     token: String,
+}
+
+/// When a console, or a log that is followed, is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When the VM has stopped; one that is stopped already is waited for until it has run.
+    Stopped,
+    /// When the VM is deleted.
+    Deleted,
+}
+
+impl Until {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Deleted => "deleted",
+        }
+    }
 }
 
 /// A VM's console output, as it comes.
@@ -211,6 +229,35 @@ impl Client {
         self.read(&mut response)
     }
 
+    /// Returns a VM, and the tag that its definition has until it is changed.
+    pub(crate) fn vm_and_tag(&self, name: &str) -> Result<(Vm, String), Error> {
+        let mut response = self.send(Method::GET, &vm_path(name)?, &[], (), Some(REQUEST))?;
+        let tag = response.headers().get("ETag");
+        let tag = tag.and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        let tag = tag.ok_or_else(|| Error::Protocol("a VM came without an ETag".into()))?;
+        Ok((self.read(&mut response)?, tag))
+    }
+
+    /// Gives a VM another definition, if its present one still has this tag.
+    pub(crate) fn vm_replace(&self, name: &str, spec: &VmSpec, tag: &str) -> Result<Vm, Error> {
+        let headers = [("If-Match", tag)];
+        let mut response = self.json(Method::PUT, &vm_path(name)?, &headers, spec)?;
+        self.read(&mut response)
+    }
+
+    /// Posts something that is answered with a value or with nothing.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Option<T>, Error> {
+        let mut response = self.json(Method::POST, path, &[], body)?;
+        if response.status().as_u16() == 204 {
+            return Ok(None);
+        }
+        self.read(&mut response).map(Some)
+    }
+
     /// Does something to a VM and waits until it is done; tells `progress` how many bytes
     /// of how many are loaded meanwhile.
     pub fn vm_action(
@@ -236,6 +283,18 @@ impl Client {
     /// Stops a VM at once, and waits until its memory is given back.
     pub fn vm_stop(&self, name: &str) -> Result<Vm, Error> {
         self.vm_action(name, Action::Stop, &mut |_, _| {})
+    }
+
+    /// Returns a VM's share of the machine, where its vCPUs run and what they did.
+    pub fn cpu_get(&self, name: &str) -> Result<VmCpu, Error> {
+        self.get(&format!("{}/cpu", vm_path(name)?))
+    }
+
+    /// Changes a VM's share, or where its vCPUs may run; absent fields stay.
+    pub fn cpu_set(&self, name: &str, change: &CpuChange) -> Result<VmCpu, Error> {
+        let path = format!("{}/cpu", vm_path(name)?);
+        let mut response = self.json(Method::PATCH, &path, &[], change)?;
+        self.read(&mut response)
     }
 
     /// Returns what the memory of a running VM is made of.
@@ -306,10 +365,10 @@ impl Client {
             .map_err(|why| self.unreachable(why))
     }
 
-    /// Streams a VM's console output, beginning with what is remembered. It ends when the
-    /// VM is deleted.
-    pub fn console_follow(&self, name: &str) -> Result<Log, Error> {
-        let path = format!("{}/console/log?follow=true", vm_path(name)?);
+    /// Streams a VM's console output, beginning with what is remembered.
+    pub fn console_follow(&self, name: &str, until: Until) -> Result<Log, Error> {
+        let until = until.name();
+        let path = format!("{}/console/log?follow=true&until={until}", vm_path(name)?);
         let response = self.send(Method::GET, &path, &[], (), None)?;
         Ok(Log(response.into_body().into_reader()))
     }
@@ -323,8 +382,9 @@ impl Client {
     }
 
     /// Attaches to a VM's console. What is remembered of its output comes first.
-    pub fn console(&self, name: &str) -> Result<Console, Error> {
-        Console::connect(self, &format!("{}/console", vm_path(name)?))
+    pub fn console(&self, name: &str, until: Until) -> Result<Console, Error> {
+        let path = format!("{}/console?until={}", vm_path(name)?, until.name());
+        Console::connect(self, &path)
     }
 
     /// Streams events after number `since`, or from now on.

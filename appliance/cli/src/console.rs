@@ -65,7 +65,7 @@ impl Console {
         self.timeout = timeout;
     }
 
-    /// Reads output. Returns `Ok(0)` when the console is over (the VM was deleted or the
+    /// Reads output. Returns `Ok(0)` when the console is over (as was asked for, or the
     /// appliance is gone), and an error of kind `TimedOut` when nothing came in time.
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if !self.early.is_empty() {

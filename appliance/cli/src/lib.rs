@@ -9,14 +9,17 @@
 
 mod client;
 mod console;
+mod device;
 mod error;
 mod events;
+pub mod hex;
 pub mod size;
 mod upload;
 
 pub use api;
-pub use client::{Client, Log};
+pub use client::{Client, Log, Until};
 pub use console::{Console, ConsoleWriter};
+pub use device::Place;
 pub use error::Error;
 pub use events::Events;
 pub use upload::guess_kind;

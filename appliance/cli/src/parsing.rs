@@ -20,8 +20,18 @@ const GLOBAL: [(&str, Option<&str>); 4] = [
     ("--quiet", None),
 ];
 
-const COMMANDS: [Row; 24] = [
+const COMMANDS: [Row; 36] = [
     ("host", &[]),
+    ("vm cpu show web", &[]),
+    (
+        "vm cpu set web",
+        &[
+            ("--weight", Some("200")),
+            ("--cpu-limit", Some("150%")),
+            ("--hide", Some("stolen-time,page-states")),
+        ],
+    ),
+    ("vm cpu pin web 0 0,2-3", &[]),
     ("vm memory show web", &[]),
     (
         "vm memory set web",
@@ -57,6 +67,11 @@ const COMMANDS: [Row; 24] = [
             ("--cmdline", Some("-x y=z")),
             ("--cpus", Some("2")),
             ("--memory", Some("512MiB")),
+            ("--device", Some("00:03.0,profile=nvme")),
+            ("--weight", Some("1")),
+            ("--cpu-limit", Some("none")),
+            ("--pin", Some("0=1")),
+            ("--hide", Some("preempt-hint")),
         ],
     ),
     (
@@ -70,10 +85,29 @@ const COMMANDS: [Row; 24] = [
     ("vm start a", &[]),
     ("vm stop a", &[("--force", None)]),
     ("vm reset a", &[]),
+    ("vm restart a b", &[]),
     ("vm ls", &[]),
     ("vm show a", &[]),
     ("vm rm a", &[("--force", None)]),
-    ("console a", &[("--log", None)]),
+    ("device ls", &[]),
+    ("device show 00:03.0", &[]),
+    (
+        "device attach web 00:03.0",
+        &[
+            ("--profile", Some("nvme")),
+            ("--memory", Some("0000:00:04.0")),
+            ("--registers-bar", Some("2")),
+            ("--unsafe-dma", None),
+            ("--declared-dma", None),
+        ],
+    ),
+    ("device detach web 00:03.0", &[]),
+    ("device reset 0000:00:03.0", &[]),
+    ("device revoke 00:03.0 2 0x200000 2MiB", &[]),
+    ("device read 00:03.0 0 0x1c", &[("--raw", None)]),
+    ("device write 00:03.0 0 0x14 00004600", &[]),
+    ("device touches 00:03.0", &[]),
+    ("console a", &[("--log", None), ("--keep", None)]),
     ("events", &[("--since", Some("3")), ("--no-follow", None)]),
     ("shutdown", &[("--reset", None)]),
 ];
@@ -173,6 +207,12 @@ fn a_wrong_value_is_reported_with_the_option() {
         ("vm create a --flat f", "--memory", "-1"),
         ("vm create a --flat f", "--memory", "99999999999999999999"),
         ("vm create a --flat f", "--memory", "99999999999GiB"),
+        ("vm cpu set a", "--weight", "0"),
+        ("vm cpu set a", "--weight", "10001"),
+        ("vm cpu set a", "--cpu-limit", "0"),
+        ("vm cpu set a", "--hide", "everything"),
+        ("vm create a --flat f", "--pin", "0"),
+        ("vm create a --flat f", "--pin", "x=1"),
         ("vm create a", "--kernel", "NOT_A_NAME"),
         ("vm create a", "--flat", ""),
         ("image push f", "--name", "-"),

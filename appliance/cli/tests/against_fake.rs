@@ -284,6 +284,41 @@ fn a_vm_is_defined_by_a_file_and_the_command_line_comes_before_it() {
         (&vm["name"], &vm["spec"]["cpus"]),
         (&"two".into(), &3.into())
     );
+    let file = skete.file(
+        "features.toml",
+        b"[boot]\nflat = \"flat\"\n[cpu_features]\npmu = false\nsve = false\n",
+    );
+    let args = [
+        "vm",
+        "create",
+        "three",
+        "-f",
+        &file,
+        "--cpu-features",
+        "pmu=on",
+    ];
+    let vm = skete.json(&args);
+    assert_eq!(vm["spec"]["cpu_features"]["pmu"], true);
+    assert_eq!(vm["spec"]["cpu_features"]["sve"], false);
+    let show = skete.ok(&["vm", "show", "three"]);
+    assert!(show.contains("sve=off,pmu=on"), "{show}");
+    for (value, why) in [
+        ("sme=on", "'sme'"),
+        ("pmu", "NAME=on"),
+        ("pmu=maybe", "NAME=on"),
+    ] {
+        let args = [
+            "vm",
+            "create",
+            "x",
+            "--flat",
+            "flat",
+            "--cpu-features",
+            value,
+        ];
+        let said = skete.fails(2, &args);
+        assert!(said.contains(why), "{said}");
+    }
     let bad = skete.file("bad.toml", b"cpus = 2\nmemroy = \"128MiB\"\n");
     let why = skete.fails(1, &["vm", "create", "x", "-f", &bad]);
     assert!(why.contains("bad.toml") && why.contains("memroy"), "{why}");
@@ -406,4 +441,153 @@ fn memory_is_shown_limited_scanned_and_taken_back() {
     skete.fails(1, &["vm", "memory", "states", "get", "a", "0x40000001"]);
     skete.fails(4, &["vm", "memory", "states", "get", "a", "0x40000000"]);
     skete.fails(2, &["vm", "memory", "set", "a", "--largest-leaf", "8KiB"]);
+}
+
+#[test]
+fn a_device_is_attached_used_and_detached() {
+    let skete = Appliance::new("device");
+    skete.vm("a");
+    assert_eq!(
+        skete.ok(&["device", "ls", "-q"]),
+        "0000:00:03.0\n0000:00:04.0\n"
+    );
+    let attach = ["device", "attach", "a", "00:03.0"];
+    skete.ok(&attach);
+    // Said again it is said anew, not twice.
+    let done = skete.ok(&[&attach[..], &["--profile", "nvme"]].concat());
+    assert_eq!(done, "a: has 0000:00:03.0 from its next start on\n");
+    let spec = &skete.json(&["vm", "show", "a"])["spec"]["devices"];
+    assert_eq!(spec.as_array().map(Vec::len), Some(1), "{spec}");
+    assert_eq!(spec[0]["profile"], "nvme");
+    let reset = ["device", "reset", "00:03.0"];
+    let off = skete.fails(4, &reset);
+    assert!(off.contains("no running VM has device"), "{off}");
+
+    skete.ok(&["vm", "start", "a"]);
+    let list = skete.ok(&["device", "list"]);
+    let line = list.lines().find(|line| line.starts_with("0000:00:03.0"));
+    assert!(
+        line.is_some_and(|line| line.contains("assigned to a")),
+        "{list}"
+    );
+    skete.fails(4, &["device", "attach", "a", "00:04.0"]);
+    skete.ok(&reset);
+    let shown = skete.ok(&["device", "show", "00:03.0"]);
+    assert!(
+        shown.contains("resets       1, all mappings taken away 1 times"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("dma          bounded by the SMMU"),
+        "{shown}"
+    );
+
+    // More than one request may hold, so that the pieces have to fit together.
+    let bytes: Vec<u8> = (0..3000_u32).map(|n| (n % 251) as u8).collect();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    skete.ok(&["device", "write", "00:03.0", "2", "0x1001", &hex]);
+    let read = ["device", "read", "00:03.0", "2", "0x1001", "3000"];
+    let raw = skete.run(&[&read[..], &["--raw"]].concat());
+    assert_eq!(raw.stdout, bytes);
+    assert_eq!(skete.json(&read)["data"], hex);
+    let dumped = skete.ok(&["device", "read", "00:03.0", "2", "0x1001", "3"]);
+    assert!(dumped.starts_with("00001001  00 01 02"), "{dumped}");
+    // To the end of the BAR, which lies where a request ends.
+    let end = skete.run(&["device", "read", "00:03.0", "0", "0x3c00", "4KiB", "--raw"]);
+    assert_eq!((end.status.success(), end.stdout.len()), (true, 1024));
+
+    let revoke = ["device", "revoke", "00:03.0", "2", "0"];
+    skete.ok(&[&revoke[..], &["4MiB"]].concat());
+    skete.fails(1, &[&revoke[..], &["100"]].concat());
+    skete.fails(1, &[&revoke[..], &["5MiB"]].concat());
+    skete.fails(3, &["device", "show", "00:09.0"]);
+    skete.fails(2, &["device", "show", "9"]);
+    skete.fails(2, &["device", "write", "00:03.0", "0", "0", "abc"]);
+    assert!(
+        skete
+            .ok(&["device", "touches", "00:03.0"])
+            .contains("nothing was touched")
+    );
+
+    skete.ok(&["vm", "stop", "a"]);
+    skete.fails(2, &["device", "detach", "a", "00:04.0"]);
+    skete.ok(&["device", "detach", "a", "00:03.0"]);
+    assert!(
+        skete.json(&["vm", "show", "a"])["spec"]
+            .get("devices")
+            .is_none_or(|d| d == &serde_json::json!([]))
+    );
+    let made = [
+        "vm",
+        "create",
+        "b",
+        "--flat",
+        "flat",
+        "--device",
+        "00:04.0,unsafe-dma",
+    ];
+    let made = skete.json(&made);
+    assert_eq!(made["spec"]["devices"][0]["unsafe_dma"], true);
+}
+
+#[test]
+fn a_vms_share_is_set_and_shown_and_its_vcpus_are_pinned() {
+    let skete = Appliance::new("cpu");
+    let file = skete.file("program.bin", b"a flat program");
+    skete.ok(&["image", "push", &file, "--name", "flat"]);
+    let spec = skete.file(
+        "web.toml",
+        b"name = \"web\"\ncpus = 2\n[boot]\nflat = \"flat\"\n[cpu]\nweight = 50\nlimit_percent = 150\n",
+    );
+    let made = skete.json(&[
+        "vm",
+        "create",
+        "-f",
+        &spec,
+        "--weight",
+        "200",
+        "--pin",
+        "1=0,2-3",
+        "--hide",
+        "stolen-time",
+    ]);
+    let expected = serde_json::json!({
+        "weight": 200, "limit_percent": 150,
+        "pins": [{"vcpu": 1, "cores": [0, 2, 3]}], "hide": ["stolen-time"],
+    });
+    assert_eq!(made["spec"]["cpu"], expected);
+    let shown = skete.ok(&["vm", "show", "web"]);
+    for line in [
+        "weight     200",
+        "cpu limit  150 % of one core",
+        "pinned     vCPU 1 to 0,2-3",
+        "hidden     stolen-time",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
+    }
+    skete.ok(&["vm", "start", "web"]);
+    let pinned = skete.ok(&["vm", "cpu", "pin", "web", "0", "1"]);
+    let first = pinned.lines().find(|line| line.starts_with("0 "));
+    let words: Vec<&str> = first.expect("a row").split_whitespace().collect();
+    assert_eq!(
+        words[..6],
+        ["0", "running", "1", "1", "1500", "ms"],
+        "{pinned}"
+    );
+    let set = skete.ok(&["vm", "cpu", "set", "web", "--cpu-limit", "none"]);
+    assert!(set.contains("limit   none"), "{set}");
+    let refused = skete.fails(1, &["vm", "cpu", "pin", "web", "0", "9"]);
+    assert!(
+        refused.contains("9 is not one of the machine's cores"),
+        "{refused}"
+    );
+    skete.fails(4, &["vm", "cpu", "set", "web", "--hide", "none"]);
+    assert_eq!(skete.ok(&["vm", "restart", "web"]), "web: running\n");
+    assert_eq!(skete.json(&["vm", "show", "web"])["status"]["starts"], 2);
+    skete.ok(&["vm", "stop", "web"]);
+    assert_eq!(skete.ok(&["vm", "restart", "web"]), "web: running\n");
+    skete.fails(2, &["vm", "cpu", "set", "web"]);
+    let wrong = skete.file("wrong.toml", b"[cpu]\nwheight = 1\n");
+    let why = skete.fails(1, &["vm", "create", "x", "-f", &wrong]);
+    assert!(why.contains("wheight"), "{why}");
 }

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use api::{
-    Device, DeviceRequest, DeviceSpec, ImageKind, Memory, MemoryAction, MemoryKind, MemoryPolicy,
-    MemoryScan, PowerAction,
+    CpuFeatures, Device, DeviceAction, DeviceRequest, DeviceSpec, DeviceState, GuestFeature,
+    ImageKind, Memory, MemoryAction, MemoryKind, MemoryPolicy, MemoryScan, PowerAction, VcpuState,
 };
 
 /// An image in the backend's store.
@@ -38,6 +38,8 @@ pub struct HostFacts {
     pub cores: u32,
     /// MIDR_EL1 of the boot core.
     pub midr: u64,
+    /// Which features the cores have.
+    pub cpu_features: CpuFeatures,
     /// VMs that exist in core.
     pub vms: u32,
     /// VMs that can exist in core.
@@ -51,6 +53,8 @@ pub struct RunPlan {
     pub name: String,
     /// Number of vCPUs.
     pub cpus: u32,
+    /// How they are to run.
+    pub cpu: CpuPlan,
     /// Guest RAM in bytes, a multiple of 2 MiB.
     pub memory_bytes: u64,
     /// What is booted; its kind is `Kernel`, `Flat` or `Elf`.
@@ -63,6 +67,48 @@ pub struct RunPlan {
     pub cmdline: String,
     /// PCI functions.
     pub devices: Vec<DeviceSpec>,
+    /// Features of the CPU: those that it has, as far as the machine has them.
+    pub cpu_features: CpuFeatures,
+}
+
+/// How the vCPUs of a run are to run; checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuPlan {
+    /// Share, 1 to 10,000.
+    pub weight: u32,
+    /// Most of all vCPUs together, in per cent of one core; 0 for no limit.
+    pub limit_percent: u32,
+    /// For each vCPU the cores that it may run on, a bit each: one of the machine's at least.
+    pub affinity: Vec<u32>,
+    /// What the guest is not to find. Decided when the run begins.
+    pub hide: Vec<GuestFeature>,
+}
+
+/// What became of a vCPU's time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VcpuCounters {
+    /// What it does.
+    pub state: VcpuState,
+    /// The core that it is on, or will be on next.
+    pub core: u32,
+    /// It wants to run and was switched out against its will.
+    pub preempted: bool,
+    /// Nanoseconds on a core.
+    pub run_ns: u64,
+    /// Nanoseconds that it waited for an interrupt.
+    pub wait_ns: u64,
+    /// Nanoseconds that it wanted to run, in a queue or held back by a limit.
+    pub queue_ns: u64,
+    /// Nanoseconds in which memory was found for it.
+    pub fault_ns: u64,
+    /// Nanoseconds that it waited for a device.
+    pub device_ns: u64,
+    /// How often it was put on another core.
+    pub moves: u64,
+    /// How often it was put on a core.
+    pub switches: u64,
+    /// Exits by reason, each reason once.
+    pub exits: Vec<(&'static str, u64)>,
 }
 
 /// Where a run is.
@@ -103,6 +149,8 @@ pub struct RunCounters {
     pub overhead_bytes: u64,
     /// Nanoseconds that vCPUs spent on a core.
     pub run_ns: u64,
+    /// Nanoseconds that vCPUs wanted to run and did not.
+    pub stolen_ns: u64,
     /// Console bytes lost because the ring was full.
     pub console_dropped_bytes: u64,
     /// Exits by reason, each reason once. Reasons are `[a-z_]+`.
@@ -266,6 +314,11 @@ pub trait Backend {
     fn console_read(&mut self, id: RunId, out: &mut [u8]) -> usize;
     /// Puts console input into the run's ring; returns how many bytes fitted.
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize;
+
+    /// What became of the time of each of a run's vCPUs, in order; nothing without a guest.
+    fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters>;
+    /// Changes how the vCPUs of a run are to run; what it hides stays as it was at the start.
+    fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError>;
 
     /// What the memory of a run is made of, if it has a guest.
     fn vm_memory(&self, id: RunId) -> Option<Memory>;

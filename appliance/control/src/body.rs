@@ -44,7 +44,7 @@ fn refuse(why: &serde_json::Error, path: &str) -> Problem {
         Category::Data => {
             let pointer = match path {
                 "." | "" => String::new(),
-                path => format!("/{}", path.replace('.', "/")),
+                path => format!("/{}", path.replace(['.', '['], "/").replace(']', "")),
             };
             Problem::new(Code::Invalid, format!("the body does not fit: {text}"))
                 .field(pointer, text)

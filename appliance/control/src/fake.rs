@@ -9,9 +9,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
-    MemoryAction, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
-    RunId, RunPlan, RunState,
+    Backend, BackendError, CpuFeatures, CpuPlan, Device, DeviceAction, DeviceError, DeviceRequest,
+    DeviceState, HostFacts, ImageId, Memory, MemoryAction, MemoryError, MemoryJob, MemoryPolicy,
+    MemoryResult, PowerAction, RunCounters, RunId, RunPlan, RunState, VcpuCounters, VcpuState,
 };
 
 /// An image in the fake store.
@@ -71,8 +71,10 @@ pub struct FakeBackend {
     pub powered: Option<PowerAction>,
     /// The devices there are.
     pub devices: Vec<Device>,
-    /// What [`Backend::device_act`] says; what was asked of it is in `acted`.
-    pub device_answer: Result<Vec<u8>, DeviceError>,
+    /// What [`Backend::device_act`] says instead of doing it; what was asked is in `acted`.
+    pub device_answer: Option<Result<Vec<u8>, DeviceError>>,
+    /// Bytes that were written to devices: by device, BAR and offset.
+    pub device_bytes: BTreeMap<(String, u32, u64), u8>,
     /// Every [`Backend::device_act`]: the device, what to do, the bytes to write.
     pub acted: Vec<(String, DeviceRequest, Vec<u8>)>,
 }
@@ -91,6 +93,12 @@ impl Default for FakeBackend {
                 granted_bytes: 0,
                 cores: 4,
                 midr: 0x410f_d083,
+                // A Cortex-A72.
+                cpu_features: CpuFeatures {
+                    sve: Some(false),
+                    pauth: Some(false),
+                    pmu: Some(true),
+                },
                 vms: 0,
                 vms_max: 64,
             },
@@ -104,7 +112,8 @@ impl Default for FakeBackend {
             start_error: None,
             powered: None,
             devices: Vec::new(),
-            device_answer: Ok(Vec::new()),
+            device_answer: None,
+            device_bytes: BTreeMap::new(),
             acted: Vec::new(),
         }
     }
@@ -222,6 +231,14 @@ impl Backend for FakeBackend {
             keys: BTreeMap::new(),
         };
         self.runs.insert(id, run);
+        for spec in &plan.devices {
+            for device in self.devices.iter_mut().filter(|d| d.pci == spec.pci) {
+                device.state = DeviceState::Assigned;
+                device.vm = Some(plan.name.clone());
+                device.profile = spec.profile;
+                (device.generation, device.memory_on) = (1, true);
+            }
+        }
         Ok(())
     }
 
@@ -251,7 +268,13 @@ impl Backend for FakeBackend {
             self.release_polls = left;
             return false;
         }
-        self.runs.remove(&id);
+        if let Some(run) = self.runs.remove(&id) {
+            for device in &mut self.devices {
+                if device.vm.as_ref() == Some(&run.plan.name) {
+                    (device.state, device.vm) = (DeviceState::Free, None);
+                }
+            }
+        }
         true
     }
 
@@ -263,6 +286,7 @@ impl Backend for FakeBackend {
             resident_bytes: 32 << 20,
             overhead_bytes: 128 << 10,
             run_ns: 1_500_000_000,
+            stolen_ns: 250_000_000,
             console_dropped_bytes: 0,
             exits: Vec::from([("fault", 16), ("uart", 4)]),
         }
@@ -295,6 +319,40 @@ impl Backend for FakeBackend {
             run.out.extend(taken);
         }
         room
+    }
+
+    /// The first vCPU runs on core 1, the others are off.
+    fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters> {
+        let Some(run) = self.runs.get(&id) else {
+            return Vec::new();
+        };
+        let busy = VcpuCounters {
+            state: VcpuState::Running,
+            core: 1,
+            run_ns: 1_500_000_000,
+            wait_ns: 2_000_000_000,
+            queue_ns: 200_000_000,
+            fault_ns: 50_000_000,
+            moves: 3,
+            exits: Vec::from([("fault", 16), ("uart", 4)]),
+            ..VcpuCounters::default()
+        };
+        let mut all = Vec::from([busy]);
+        all.resize(
+            usize::try_from(run.plan.cpus).unwrap_or(1),
+            VcpuCounters::default(),
+        );
+        all
+    }
+
+    fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError> {
+        let run = self.runs.get_mut(&id).ok_or(BackendError::Unknown)?;
+        let hide = core::mem::take(&mut run.plan.cpu.hide);
+        run.plan.cpu = CpuPlan {
+            hide,
+            ..plan.clone()
+        };
+        Ok(())
     }
 
     fn vm_memory(&self, id: RunId) -> Option<Memory> {
@@ -366,11 +424,89 @@ impl Backend for FakeBackend {
     ) -> Result<Vec<u8>, DeviceError> {
         let acted = (pci.into(), request.clone(), data.to_vec());
         self.acted.push(acted);
-        self.device_answer.clone()
+        if let Some(answer) = &self.device_answer {
+            return answer.clone();
+        }
+        self.device_do(pci, request, data)
     }
 
     fn power(&mut self, action: PowerAction) {
         self.powered = Some(action);
+    }
+}
+
+impl FakeBackend {
+    /// A device of nobody's, with a BAR 0 of 16 KiB and a BAR 2 of 4 MiB.
+    pub fn device(pci: &str) -> Device {
+        Device {
+            pci: pci.into(),
+            id: "1b36:0010".into(),
+            class: "010802".into(),
+            bar_bytes: Vec::from([0x4000, 0, 4 << 20, 0, 0, 0]),
+            state: DeviceState::Free,
+            vm: None,
+            guest_slot: 1,
+            profile: api::DeviceProfile::Generic,
+            memory_on: false,
+            reset_pending: false,
+            dma: true,
+            dma_bounded: true,
+            dma_declared: false,
+            dma_bytes: 0,
+            resettable: true,
+            generation: 0,
+            zaps: 0,
+            mapped_bytes: 0,
+            faults: api::DeviceFaults::default(),
+            dma_faults: 0,
+            dma_fault_at: 0,
+            touch_bytes: 4 << 20 >> 6,
+            touches: alloc::vec![0; 64],
+        }
+    }
+
+    /// Does something to a device that a VM has. Its memory is what was written there, and
+    /// zeroes.
+    fn device_do(
+        &mut self,
+        pci: &str,
+        request: &DeviceRequest,
+        data: &[u8],
+    ) -> Result<Vec<u8>, DeviceError> {
+        let device = self.devices.iter_mut().find(|device| device.pci == pci);
+        let device = device.ok_or(DeviceError::Unknown)?;
+        if device.state != DeviceState::Assigned {
+            return Err(DeviceError::Free);
+        }
+        if request.action == DeviceAction::Reset {
+            device.generation = device.generation.saturating_add(1);
+            device.zaps = device.zaps.saturating_add(1);
+            device.mapped_bytes = 0;
+            return Ok(Vec::new());
+        }
+        let bar = usize::try_from(request.bar).map_err(|_| DeviceError::Range)?;
+        let size = device.bar_bytes.get(bar).copied().unwrap_or(0);
+        let room = size.checked_sub(request.offset).filter(|room| *room > 0);
+        let room = room.ok_or(DeviceError::Range)?;
+        let key = |offset| (String::from(pci), request.bar, offset);
+        match request.action {
+            DeviceAction::Read => Ok((request.offset..)
+                .take(usize::try_from(request.bytes.min(room)).unwrap_or(0))
+                .map(|at| self.device_bytes.get(&key(at)).copied().unwrap_or(0))
+                .collect()),
+            DeviceAction::Write => {
+                let bytes = (request.offset..)
+                    .zip(data)
+                    .map(|(at, byte)| (key(at), *byte));
+                self.device_bytes.extend(bytes);
+                Ok(Vec::new())
+            }
+            DeviceAction::Reset | DeviceAction::Revoke => {
+                let pages = (request.offset | request.bytes).is_multiple_of(4096);
+                let fits = pages && (1..=room.min(2 << 20)).contains(&request.bytes);
+                fits.then(Vec::new).ok_or(DeviceError::Range)
+            }
+        }
     }
 }
 

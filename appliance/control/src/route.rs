@@ -31,6 +31,8 @@ pub(crate) enum Route<'a> {
     Vm(&'a str),
     /// `/v1/vms/{name}/actions`.
     VmActions(&'a str),
+    /// `/v1/vms/{name}/cpu`.
+    VmCpu(&'a str),
     /// `/v1/vms/{name}/memory`.
     VmMemory(&'a str),
     /// `/v1/vms/{name}/memory/actions`.
@@ -78,6 +80,7 @@ impl<'a> Route<'a> {
             (Some("v1"), Some("vms"), Some(name), Some("actions"), None, _) => {
                 Self::VmActions(name)
             }
+            (Some("v1"), Some("vms"), Some(name), Some("cpu"), None, _) => Self::VmCpu(name),
             (Some("v1"), Some("vms"), Some(name), Some("memory"), None, _) => Self::VmMemory(name),
             (Some("v1"), Some("vms"), Some(name), Some("memory"), Some("actions"), None) => {
                 Self::VmMemoryActions(name)
@@ -116,7 +119,7 @@ impl<'a> Route<'a> {
             Self::Console(_) => &[Get],
             Self::Image(_) | Self::Vm(_) => &[Get, Head, Put, Delete],
             Self::ImageData(_) => &[Head, Put, Patch],
-            Self::VmMemory(_) => &[Get, Head, Patch],
+            Self::VmCpu(_) | Self::VmMemory(_) => &[Get, Head, Patch],
             Self::VmActions(_)
             | Self::VmMemoryActions(_)
             | Self::DeviceActions(_)
@@ -141,6 +144,7 @@ impl<'a> Route<'a> {
             Self::Vms => "/v1/vms",
             Self::Vm(_) => "/v1/vms/{name}",
             Self::VmActions(_) => "/v1/vms/{name}/actions",
+            Self::VmCpu(_) => "/v1/vms/{name}/cpu",
             Self::VmMemory(_) => "/v1/vms/{name}/memory",
             Self::VmMemoryActions(_) => "/v1/vms/{name}/memory/actions",
             Self::Console(_) => "/v1/vms/{name}/console",
@@ -206,6 +210,7 @@ mod tests {
             "/v1/vms",
             "/v1/vms/{name}",
             "/v1/vms/{name}/actions",
+            "/v1/vms/{name}/cpu",
             "/v1/vms/{name}/memory",
             "/v1/vms/{name}/memory/actions",
             "/v1/vms/{name}/console",

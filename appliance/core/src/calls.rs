@@ -18,7 +18,7 @@ use guest_abi::root_boot::VMS_MAX;
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
 use crate::{
-    hw, memory_access, memory_calls, passthrough, per_cpu, place, pressure, root, schedule, timer,
+    features, hw, memory_access, memory_calls, passthrough, pressure, root, schedule, share, timer,
 };
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
@@ -46,8 +46,10 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmDestroy => destroy(a).map(|()| [0; 2]),
         CoreCall::VmInfo => vm_info(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::VmConsole => console(a).map(|()| [0; 2]),
-        CoreCall::VmShare => share(a, b, c).map(|()| [0; 2]),
-        CoreCall::VcpuAffinity => affinity(a, b, c).map(|()| [0; 2]),
+        CoreCall::VmShare => share::set(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuAffinity => share::affinity(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuSerror => serror(a, b, c).map(|()| [0; 2]),
+        CoreCall::VcpuInfo => share::vcpu_info(vcpu.vm(), a, b, c).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
         CoreCall::VmMemory
         | CoreCall::VmMemoryPolicy
@@ -214,7 +216,7 @@ fn start(handle: u64) -> Result<(), Status> {
     if !vm.change_state(VmState::Built, VmState::Running) {
         return Err(Status::BadState);
     }
-    schedule::power_on(vcpu, pc, x0);
+    schedule::power_on(vcpu, pc, x0).map_err(|_| Status::BadState)?;
     Ok(())
 }
 
@@ -282,41 +284,22 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
     write_out(root, out, &info)
 }
 
-fn share(handle: u64, weight: u64, percent: u64) -> Result<(), Status> {
-    /// No machine has more cores than a hundred.
-    const PERCENT_MAX: u64 = 10_000;
-    let vm = find(handle)?;
-    if !(1..=u64::from(sched::WEIGHT_MAX)).contains(&weight) || percent > PERCENT_MAX {
-        return Err(Status::Invalid);
-    }
-    vm.weight.store(weight as u32, Ordering::Relaxed);
-    let period = timer::ticks(sched::CAP_PERIOD_NS);
-    *vm.cap.lock() = sched::Cap::new(percent as u32, period, hw::cntpct());
-    vm.capped.store(percent != 0, Ordering::Relaxed);
-    // One that is alone on its core, for as long as it likes, is looked at anew.
-    for vcpu in vm.all_vcpus() {
-        schedule::notify(per_cpu::cpu(vcpu.home()));
-    }
-    Ok(())
-}
-
-fn affinity(handle: u64, index: u64, cores: u64) -> Result<(), Status> {
-    let vm = find(handle)?;
-    let index = usize::try_from(index).map_err(|_| Status::Invalid)?;
-    let vcpu = vm.vcpu(index).ok_or(Status::Invalid)?;
-    let cores = u32::try_from(cores).map_err(|_| Status::Invalid)?;
-    if !per_cpu::online().any(|cpu| cores >> cpu.number() & 1 == 1) {
-        return Err(Status::Invalid);
-    }
-    place::set_affinity(vcpu, cores);
-    Ok(())
-}
-
 fn console(handle: u64) -> Result<(), Status> {
     let vm = find(handle)?;
     let high = vm.serial.lock().poll(vm.shared());
     let kick = vm.vgic.lock().set_level(0, map::UART_INTID, high);
     schedule::deliver(vm, kick);
+    Ok(())
+}
+
+fn serror(handle: u64, index: u64, syndrome: u64) -> Result<(), Status> {
+    let vm = find(handle)?;
+    if vm.state() != VmState::Running {
+        return Err(Status::BadState);
+    }
+    let index = usize::try_from(index).map_err(|_| Status::Invalid)?;
+    let vcpu = vm.vcpu(index).ok_or(Status::Invalid)?;
+    features::serror::ask(vcpu, syndrome);
     Ok(())
 }
 
@@ -332,6 +315,8 @@ fn host_info(root: &Vm, out: u64) -> Result<(), Status> {
         uptime_ns: timer::nanoseconds(hw::cntpct()),
         vms: guest::count(),
         vms_max: VMS_MAX as u32,
+        cpu_features: features::machine_flags(),
+        reserved: 0,
     };
     write_out(root, out, &info)
 }

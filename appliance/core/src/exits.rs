@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ::vcpu::Exit;
 use ::vcpu::exit::{DataAbort, Fault, InstructionAbort, Touch, Wait};
+use ::vcpu::features::Feature;
 use ::vcpu::inject::{self, Cause, Stopped};
 use arch::Ipa;
 use gmap::Access;
@@ -12,7 +13,8 @@ use guest_abi::map::RAM_BASE;
 
 use crate::guest::Vcpu;
 use crate::{
-    console, guest_fault, guest_memory, hw, hypercall, mmio, passthrough, schedule, sysreg, world,
+    console, features, guest_fault, guest_memory, hw, hypercall, mmio, passthrough, schedule,
+    sysreg, world,
 };
 
 /// The guest did something that needs core.
@@ -64,7 +66,7 @@ fn other(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
             vcpu.count(ExitClass::Sysreg);
             sysreg::access(vcpu, register, rt, write);
         }
-        Exit::Wait { kind, .. } => {
+        Exit::Wait { kind, register } => {
             vcpu.count(ExitClass::Wait);
             skip(vcpu);
             match kind {
@@ -72,10 +74,14 @@ fn other(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
                     guest_memory::drain(vcpu);
                     schedule::block(vcpu);
                 }
-                // A wait with a deadline, or for an event, may end at any time: the others
-                // of this core get their turn, and it looks again.
+                // A wait for an event may end at any time: the others of this core get their
+                // turn, and it looks again.
                 Wait::Wfe | Wait::Wfet => schedule::yield_by_spinner(vcpu),
-                Wait::Wfit => schedule::yield_now(),
+                Wait::Wfit => {
+                    guest_memory::drain(vcpu);
+                    let count = vcpu.reg(register);
+                    schedule::block_until(vcpu, count);
+                }
             }
         }
         Exit::Smc { .. } => {
@@ -84,10 +90,10 @@ fn other(vcpu: &mut Vcpu, esr: u64) -> *mut Vcpu {
             skip(vcpu);
             hypercall::smc(vcpu);
         }
+        Exit::SveTrap => features::used(vcpu, Feature::Sve),
+        Exit::PauthTrap => features::used(vcpu, Feature::Pauth),
         Exit::FpTrap
-        | Exit::SveTrap
         | Exit::SmeTrap
-        | Exit::PauthTrap
         | Exit::IllegalState
         | Exit::PcAlignment
         | Exit::SpAlignment
@@ -161,9 +167,13 @@ fn instruction_abort(vcpu: &mut Vcpu, abort: InstructionAbort, esr: u64) {
     }
 }
 
-/// Moves past the instruction that trapped.
+/// Moves past the instruction that trapped: as if it had been performed, which ends a single
+/// step (D2.12) and a branch's claim on what follows it.
 #[inline(always)]
 pub(crate) fn skip(vcpu: &mut Vcpu) {
+    const SS: u64 = 1 << 21;
+    const BTYPE: u64 = 0b11 << 10;
+    vcpu.pstate &= !(SS | BTYPE);
     vcpu.pc = vcpu.pc.wrapping_add(4);
 }
 

@@ -1,5 +1,6 @@
 //! What a guest may ask about its own memory: page states and storage keys
-//! (`guest_abi::page_state`, `guest_abi::storage_key`).
+//! (`guest_abi::page_state`, `guest_abi::storage_key`), and which of it its devices reach
+//! (`guest_abi::dma`).
 //!
 //! A call that cannot be finished at once is made again by the guest's own HVC, so that
 //! interrupts are taken in between.
@@ -12,13 +13,15 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use arch::Ipa;
-use gmap::{Key, KeyError, Mask, ReleaseRing, StateOp};
+use gmap::{Cache, Key, KeyError, Mask, ReleaseRing, StateOp};
 use guest_abi::core_call::{VM_NO_PAGE_STATES, VM_NO_STORAGE_KEYS};
+use guest_abi::dma;
 use guest_abi::guest_memory::GuestMemoryCall;
 use guest_abi::page_state::{self, INVALID, NO_MEMORY, NOT_SUPPORTED, PAGES_MAX};
 use guest_abi::storage_key;
 
 use crate::guest::{Vcpu, Vm};
+use crate::passthrough::dma::{Refused, declare, undeclare};
 use crate::{keyed, memory};
 
 /// Order of the block that holds a ring.
@@ -76,6 +79,9 @@ pub(crate) fn functions(vm: &Vm) -> u128 {
             there |= 1 << number;
         }
     }
+    if vm.gmap.dma.is_declared() {
+        there |= dma::FUNCTIONS.iter().fold(0, |bits, n| bits | 1 << n);
+    }
     there
 }
 
@@ -125,11 +131,16 @@ fn refused(code: i64) -> Answer {
 fn answer(vcpu: &mut Vcpu, call: GuestMemoryCall) -> Answer {
     let of_keys = !matches!(
         call,
-        GuestMemoryCall::PageState { .. } | GuestMemoryCall::Drain
+        GuestMemoryCall::PageState { .. }
+            | GuestMemoryCall::Drain
+            | GuestMemoryCall::Declare { .. }
+            | GuestMemoryCall::Undeclare { .. }
     );
     let result = match call {
         GuestMemoryCall::PageState { op, ipa, pages } => page_state(vcpu, op, ipa, pages),
         GuestMemoryCall::Drain => Ok([drain(vcpu), 0]),
+        GuestMemoryCall::Declare { ipa, pages } => reach(vcpu, declare, ipa, pages),
+        GuestMemoryCall::Undeclare { ipa, pages } => reach(vcpu, undeclare, ipa, pages),
         GuestMemoryCall::KeyGet { ipa } => at(ipa).and_then(|ipa| {
             let key = keyed::attempt(vcpu.vm(), &mut vcpu.tables, |gmap, machine, _| {
                 gmap.key(machine, ipa)
@@ -215,6 +226,19 @@ fn page_state(vcpu: &mut Vcpu, op: u64, ipa: u64, pages: u64) -> Result<[u64; 2]
         Err(error) if done == 0 => Err(error),
         // What was done is done; the guest comes again for the rest and hears why then.
         _ => Ok([done, states]),
+    }
+}
+
+/// [`declare`] or [`undeclare`].
+type Reach = fn(&Vm, &mut Cache, Ipa, u64) -> Result<u64, Refused>;
+
+/// Lets the VM's devices reach pages, or no longer.
+fn reach(vcpu: &mut Vcpu, reach: Reach, ipa: u64, pages: u64) -> Result<[u64; 2], KeyError> {
+    let vm = vcpu.vm();
+    match reach(vm, &mut vcpu.tables, at(ipa)?, pages) {
+        Ok(done) => Ok([done, 0]),
+        Err(Refused::NoRam) => Err(KeyError::NoRam),
+        Err(Refused::NoMemory) => Err(KeyError::NoMemory),
     }
 }
 

@@ -23,6 +23,7 @@ macro_rules! readers {
         }
     )*};
 }
+pub(crate) use readers;
 
 /// Defines writers for registers.
 macro_rules! writers {
@@ -39,11 +40,13 @@ macro_rules! writers {
         }
     )*};
 }
+pub(crate) use writers;
 
 readers! {
     esr_el2 = "esr_el2";
     far_el2 = "far_el2";
     hpfar_el2 = "hpfar_el2";
+    hcr_el2 = "hcr_el2";
     mpidr_el1 = "mpidr_el1";
     midr_el1 = "midr_el1";
     tpidr_el2 = "tpidr_el2";
@@ -61,6 +64,7 @@ readers! {
     pmcr_el0 = "pmcr_el0";
     id_aa64pfr0 = "id_aa64pfr0_el1";
     id_aa64pfr1 = "id_aa64pfr1_el1";
+    id_aa64zfr0 = "s3_0_c0_c4_4";
     id_aa64dfr0 = "id_aa64dfr0_el1";
     isr_el1 = "isr_el1";
     tcr_el1 = "tcr_el1";
@@ -89,6 +93,7 @@ writers! {
     set_cntv_ctl = "cntv_ctl_el0";
     set_cntp_ctl = "cntp_ctl_el0";
     set_vpidr_el2 = "vpidr_el2";
+    set_vsesr_el2 = "s3_4_c5_c2_3";
     set_elr_el1 = "elr_el1";
     set_spsr_el1 = "spsr_el1";
     set_esr_el1 = "esr_el1";

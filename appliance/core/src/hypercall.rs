@@ -93,22 +93,10 @@ impl Power for Vcpus {
     }
 
     fn state(&self, target: Self::Target) -> PowerState {
-        if target.start.lock().is_some() {
-            PowerState::Pending
-        } else if target.run() == Run::Off {
-            PowerState::Off
-        } else {
-            PowerState::On
-        }
+        target.power.state()
     }
 
     fn start(&mut self, target: Self::Target, entry: u64, context: u64) -> Result<(), Busy> {
-        if schedule::power_on(target, entry, context) {
-            Ok(())
-        } else if self.state(target) == PowerState::Pending {
-            Err(Busy::OnPending)
-        } else {
-            Err(Busy::AlreadyOn)
-        }
+        schedule::power_on(target, entry, context)
     }
 }

@@ -2,21 +2,23 @@
 
 use core::sync::atomic::Ordering;
 
+use ::vcpu::features::pmu;
 use guest_abi::core_call::ExitClass;
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
 use vgic::Level;
 
 use crate::guest::{self, ROOT_SLOT, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{console, gic, passthrough, schedule, timer, world};
+use crate::{console, features, gic, passthrough, schedule, timer, world};
 
 /// The SGIs and PPIs that core uses on every core.
-pub(crate) const OWN: [u32; 5] = [
+pub(crate) const OWN: [u32; 6] = [
     gic::KICK,
     gic::MAINTENANCE,
     timer::INTID,
     VTIMER_INTID,
     PTIMER_INTID,
+    pmu::INTID,
 ];
 
 /// An interrupt brought the vCPU out.
@@ -58,6 +60,10 @@ pub(crate) fn take(cpu: &PerCpu) {
                 }
                 done(intid);
             }
+            pmu::INTID => {
+                features::pmu_interrupt(cpu);
+                done(intid);
+            }
             gic::SPURIOUS => return,
             32..=1019 => device(intid),
             passthrough::LPI_FIRST.. => {
@@ -95,6 +101,10 @@ fn guest_timer(cpu: &PerCpu, intid: u32) {
 /// deactivates it.
 fn device(intid: u32) {
     gic::drop_priority(intid);
+    if passthrough::interrupt(intid) {
+        gic::deactivate(intid);
+        return;
+    }
     let (owner, intid_there) = match passthrough::owner_of(intid) {
         Some((vm, there)) => (guest::by_handle(vm), there),
         None => (guest::by_slot(ROOT_SLOT), intid),

@@ -17,6 +17,7 @@ mod calls;
 mod console;
 mod epitaph;
 mod exits;
+mod features;
 mod gic;
 mod guest;
 mod guest_fault;
@@ -44,6 +45,7 @@ mod root;
 mod schedule;
 mod scrub;
 mod serial;
+mod share;
 mod stage2;
 mod sysreg;
 mod timer;
@@ -63,7 +65,7 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     let machine = boot::machine(tree_pa, image_pa);
     stage2::detect();
     world::detect();
-    sysreg::detect();
+    features::detect();
     let usage = memory::usage();
     println!(
         "core {} at EL2, {} MiB of {} MiB RAM free",

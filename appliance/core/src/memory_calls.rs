@@ -59,6 +59,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::VmConsole
         | CoreCall::VmShare
         | CoreCall::VcpuAffinity
+        | CoreCall::VcpuSerror
+        | CoreCall::VcpuInfo
         | CoreCall::HostInfo
         | CoreCall::DeviceInfo
         | CoreCall::DeviceAssign

@@ -53,7 +53,7 @@ pub(crate) fn share([to, from, ipa, bytes, cursor]: [u64; 5]) -> Answer {
 fn has_devices(vm: &Vm) -> bool {
     vm.devices.load(Ordering::SeqCst) != 0
         || vm.populated.load(Ordering::Relaxed) != 0
-        || vm.gmap.dma.load(Ordering::SeqCst)
+        || vm.gmap.dma.is_open()
 }
 
 fn refusal(error: Error) -> Status {

@@ -42,6 +42,8 @@ pub(crate) struct PerCpu {
     pub(crate) waited: AtomicU64,
     /// HCR_EL2 as it is now, so that it is written only when it changes.
     pub(crate) hcr: AtomicU64,
+    /// CPTR_EL2, likewise.
+    pub(crate) cptr: AtomicU64,
     /// Set once the core takes part.
     pub(crate) online: AtomicBool,
     /// Who runs here next. Guards the run state of every vCPU whose home this core is.
@@ -71,6 +73,7 @@ impl PerCpu {
             misplaced: AtomicBool::new(false),
             waited: AtomicU64::new(0),
             hcr: AtomicU64::new(0),
+            cptr: AtomicU64::new(0),
             online: AtomicBool::new(false),
             queue: Mutex::new(RunQueue::new(Tuning::new(1_000_000_000))),
             deadlines: Mutex::new(Deadlines::new()),

@@ -115,6 +115,11 @@ fn push_out(cpu: &PerCpu) {
     let now = hw::cntpct();
     let mut push = Push::default();
     let mut queue = cpu.queue.lock();
+    // Root's turns are short as a rule: not worth a move. If one is not, its end is.
+    let running = queue.running().and_then(|id| guest::by_id(usize::from(id)));
+    if running.is_some_and(|vcpu| vcpu.vm().is_root()) {
+        return;
+    }
     for other in per_cpu::online().filter(|other| other.number() != cpu.number()) {
         let Some(mut theirs) = other.queue.try_lock() else {
             continue;

@@ -22,6 +22,21 @@ pub(crate) struct FpRegs([u64; 66]);
 impl FpRegs {
     pub(crate) const ZERO: Self = Self([0; 66]);
 
+    /// Returns V0 to V31.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = u128> {
+        let (pairs, _) = self.0.as_chunks::<2>();
+        let pairs = pairs.iter().take(32);
+        pairs.map(|[low, high]| u128::from(*high) << 64 | u128::from(*low))
+    }
+
+    /// Sets V0 to V31.
+    pub(crate) fn set_vectors(&mut self, values: impl Iterator<Item = u128>) {
+        let (pairs, _) = self.0.as_chunks_mut::<2>();
+        for ([low, high], value) in pairs.iter_mut().take(32).zip(values) {
+            (*low, *high) = (value as u64, (value >> 64) as u64);
+        }
+    }
+
     /// Takes the registers from this core.
     pub(crate) fn save(&mut self) {
         // SAFETY: `fp_save` writes 528 bytes, which is the size of the block.
@@ -37,7 +52,7 @@ impl FpRegs {
 
 /// Defines the block of EL1 registers, and how it is saved and loaded.
 macro_rules! el1_registers {
-    ($($name:ident = $reg:literal,)*) => {
+    ($($name:ident = $reg:literal $encoding:tt,)*) => {
         /// EL0 and EL1 system registers of a vCPU that is not on a core.
         #[derive(Clone, Copy, Debug, Default)]
         pub(crate) struct El1Regs {
@@ -66,38 +81,4 @@ macro_rules! el1_registers {
     };
 }
 
-el1_registers! {
-    sctlr = "sctlr_el1",
-    cpacr = "cpacr_el1",
-    ttbr0 = "ttbr0_el1",
-    ttbr1 = "ttbr1_el1",
-    tcr = "tcr_el1",
-    mair = "mair_el1",
-    amair = "amair_el1",
-    contextidr = "contextidr_el1",
-    vbar = "vbar_el1",
-    elr = "elr_el1",
-    spsr = "spsr_el1",
-    esr = "esr_el1",
-    far = "far_el1",
-    afsr0 = "afsr0_el1",
-    afsr1 = "afsr1_el1",
-    par = "par_el1",
-    sp_el0 = "sp_el0",
-    sp_el1 = "sp_el1",
-    tpidr_el0 = "tpidr_el0",
-    tpidrro_el0 = "tpidrro_el0",
-    tpidr_el1 = "tpidr_el1",
-    csselr = "csselr_el1",
-    cntkctl = "cntkctl_el1",
-    vmpidr = "vmpidr_el2",
-    cntvoff = "cntvoff_el2",
-    cntv_cval = "cntv_cval_el0",
-    cntp_cval = "cntp_cval_el0",
-    ich_vmcr = "s3_4_c12_c11_7",
-    ich_ap0r0 = "s3_4_c12_c8_0",
-    ich_ap1r0 = "s3_4_c12_c9_0",
-    // Last: what is armed fires only once all else is in place.
-    cntv_ctl = "cntv_ctl_el0",
-    cntp_ctl = "cntp_ctl_el0",
-}
+::vcpu::el1_context!(el1_registers);

@@ -136,7 +136,7 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
     load(ROOT_RAM_IPA, page)?;
     root.change_state(VmState::Built, VmState::Running);
     let vcpu = root.vcpu(0).ok_or("root has no vCPU")?;
-    schedule::power_on(vcpu, part.entry, ROOT_RAM_IPA);
+    schedule::power_on(vcpu, part.entry, ROOT_RAM_IPA).map_err(|_| "root is on already")?;
     Ok(())
 }
 

@@ -10,10 +10,12 @@
 
 use core::sync::atomic::Ordering;
 
+use ::vcpu::power::Busy;
 use guest_abi::core_call::VmState;
 use sched::{Entity, Phase, RunQueue, Why};
 use spin::MutexGuard;
 
+use crate::features::serror;
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::place::{self, Known};
@@ -59,17 +61,14 @@ pub(crate) fn wake(vcpu: &VcpuControl) {
 }
 
 /// Switches a vCPU on; its home core gives it the registers that `start` asks for.
-///
-/// Returns false if it is on already.
-pub(crate) fn power_on(vcpu: &VcpuControl, pc: u64, x0: u64) -> bool {
+pub(crate) fn power_on(vcpu: &VcpuControl, pc: u64, x0: u64) -> Result<(), Busy> {
+    // Nobody else gets past this until the vCPU has run and is off again.
+    vcpu.power.start()?;
     place::find_home(vcpu);
     let (home, queue) = lock_home(vcpu);
-    if vcpu.run() != Run::Off {
-        return false;
-    }
     *vcpu.start.lock() = Some((pc, x0));
     enqueue(home, queue, vcpu);
-    true
+    Ok(())
 }
 
 fn enqueue(home: &PerCpu, mut queue: MutexGuard<'_, Queue>, vcpu: &VcpuControl) {
@@ -117,12 +116,15 @@ fn stop_running(queue: &mut Queue, vcpu: &VcpuControl, run: Run, now: u64) {
 pub(crate) fn power_off(vcpu: &VcpuControl) {
     let mut queue = per_cpu::this().queue.lock();
     stop_running(&mut queue, vcpu, Run::Off, hw::cntpct());
+    drop(queue);
+    // Only now may it be switched on again.
+    vcpu.power.off();
 }
 
 /// Blocks `vcpu`, which runs on this core, unless something already waits for it.
 pub(crate) fn block(vcpu: &mut Vcpu) {
     world::refill(vcpu);
-    if vcpu.vm().vgic.lock().pending(vcpu.index) {
+    if vcpu.vm().vgic.lock().pending(vcpu.index) || serror::is_pending(vcpu) {
         return;
     }
     let cpu = per_cpu::this();
@@ -180,6 +182,27 @@ pub(crate) fn pause(vcpu: &mut Vcpu) {
         stop_running(&mut queue, vcpu, Run::Blocked, now);
         vcpu.enter(Phase::Parked, now);
     }
+}
+
+/// Blocks `vcpu` as [`block`] does, until its virtual counter reaches `count` at the latest
+/// (WFIT). A deadline that has passed ends the wait at once.
+pub(crate) fn block_until(vcpu: &mut Vcpu, count: u64) {
+    let at = count.wrapping_add(vcpu.vm().cntvoff);
+    // Compared as the counter counts: the sign of the distance, so that a wrap is no eternity.
+    if hw::cntpct().wrapping_sub(at).cast_signed() >= 0 {
+        return;
+    }
+    let cpu = per_cpu::this();
+    vcpu.wake_at.store(at, Ordering::Relaxed);
+    vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
+    if cpu.deadlines.lock().set(vcpu.id, at).is_err() {
+        // 128 wait here already: it looks again when its turn comes.
+        vcpu.wake_at.store(0, Ordering::Relaxed);
+        yield_now();
+        return;
+    }
+    timer::arm(cpu);
+    block(vcpu);
 }
 
 /// Lets others of this core run, if any wait.
@@ -316,6 +339,7 @@ fn attend(vcpu: &mut Vcpu) -> bool {
             return false;
         }
         world::refill(vcpu);
+        serror::attend(vcpu);
         if !pins::renew(vcpu) {
             crate::exits::crash(vcpu, 0);
             return false;
@@ -336,6 +360,7 @@ fn start(cpu: &PerCpu, next: *mut Vcpu) -> bool {
     let begin = vcpu.start.lock().take();
     if let Some((pc, x0)) = begin {
         vcpu.reset(pc, x0);
+        vcpu.power.began();
     }
     vcpu.attention.store(false, Ordering::Relaxed);
     world::switch_to(cpu, next);

@@ -7,16 +7,17 @@
 //! frames to be wiped.
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
-use gmap::{Ask, Event, Features, Gmap, Held, Machine, Rank, Scrubbing, Vmids, WorkingSet};
+use gmap::{Ask, Event, Features, Gmap, Held, Level, Machine, Rank, Scrubbing, Vmids, WorkingSet};
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
 use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::passthrough::smmu;
+use crate::guest::GUEST_IPA_BITS;
+use crate::passthrough::{View, smmu};
 use crate::{guest, hw, memory, per_cpu, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
@@ -131,6 +132,21 @@ pub(crate) fn new(ipa_bits: u8) -> Option<Gmap> {
     }
 }
 
+/// Makes tables for the devices of a VM: the SMMU walks them, and no core. They have neither
+/// hardware's dirty state nor forced write-back, which stream table entries do not ask for.
+pub(crate) fn new_view() -> Option<Gmap> {
+    let vmid = take_vmid()?;
+    let features = Features {
+        fwb: false,
+        hafdbs: false,
+    };
+    let gmap = Gmap::new(&mut Stage2::view(), vmid, GUEST_IPA_BITS, features).ok();
+    if gmap.is_none() {
+        free_vmid(vmid);
+    }
+    gmap
+}
+
 /// Counters of TLB maintenance: one address, a range, all of a VMID.
 pub(crate) type Counts = [AtomicU64; 3];
 
@@ -144,8 +160,8 @@ pub(crate) struct Space {
     pub(crate) tlbi: Counts,
     /// Bytes of RAM given back since the VM was made.
     pub(crate) reclaimed: AtomicU64,
-    /// A device sees through these tables: the SMMU's copies of them go with the cores'.
-    pub(crate) dma: AtomicBool,
+    /// What the VM's devices reach by themselves.
+    pub(crate) dma: View,
     /// What whole scans of age found.
     pub(crate) working_set: Mutex<WorkingSet>,
     /// How far shared pages have been given frames of the VM's own. Changes under the lock.
@@ -164,7 +180,7 @@ impl Space {
             slot,
             tlbi: [const { AtomicU64::new(0) }; 3],
             reclaimed: AtomicU64::new(0),
-            dma: AtomicBool::new(false),
+            dma: View::new(),
             working_set: Mutex::new(WorkingSet::default()),
             unshared: AtomicU64::new(0),
             huge: Mutex::new(None),
@@ -212,6 +228,7 @@ impl Space {
         Stage2 {
             space: Some(self),
             stock: false,
+            view: false,
         }
     }
 }
@@ -285,6 +302,8 @@ pub(crate) struct Stage2<'a> {
     space: Option<&'a Space>,
     /// Frames are taken for, and come from, the stock: they count as free all the time.
     stock: bool,
+    /// The tables are devices': the SMMU has copies of them, and no core.
+    view: bool,
 }
 
 impl Stage2<'_> {
@@ -293,6 +312,7 @@ impl Stage2<'_> {
         Self {
             space: None,
             stock: false,
+            view: false,
         }
     }
 
@@ -301,6 +321,16 @@ impl Stage2<'_> {
         Self {
             space: None,
             stock: true,
+            view: false,
+        }
+    }
+
+    /// For tables that the SMMU walks.
+    pub(crate) const fn view() -> Self {
+        Self {
+            space: None,
+            stock: false,
+            view: true,
         }
     }
 
@@ -310,16 +340,6 @@ impl Stage2<'_> {
         }
         if let Some(n) = self.space.and_then(|space| space.tlbi.get(kind)) {
             n.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Drops the SMMU's copies, where a device sees through these tables.
-    fn devices(self, vmid: u16) {
-        if self
-            .space
-            .is_some_and(|space| space.dma.load(Ordering::SeqCst))
-        {
-            smmu::invalidate(vmid);
         }
     }
 
@@ -403,13 +423,18 @@ impl Machine for Stage2<'_> {
     }
 
     fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, level: u8) {
+        if self.view {
+            return smmu::invalidate(vmid);
+        }
         self.count(0);
         let operand = tlbi::page_operand(ipa, Self::level(level));
         hw::tlbi_ipa(vmid, operand, memory::empty_table());
-        self.devices(vmid);
     }
 
     fn invalidate_range(&self, vmid: u16, ipa: Ipa, bytes: u64, level: u8) {
+        if self.view {
+            return smmu::invalidate(vmid);
+        }
         let span = match level {
             1..=3 => 1_u64 << (39 - 9 * u32::from(level)),
             // A table was unlinked: one address reaches every level.
@@ -423,7 +448,7 @@ impl Machine for Stage2<'_> {
             self.count(1);
             let operand = tlbi::range_operand(ipa, pages, Self::level(level));
             hw::tlbi_range(vmid, operand, memory::empty_table());
-            return self.devices(vmid);
+            return;
         }
         if bytes > span * SINGLY_MAX {
             return self.invalidate_vmid(vmid);
@@ -437,16 +462,29 @@ impl Machine for Stage2<'_> {
         }
     }
 
+    fn holds(&self, ipa: Ipa, level: Level) -> bool {
+        self.space
+            .is_some_and(|space| space.dma.holds(ipa, level.span()))
+    }
+
     fn event(&self, event: Event) {
-        let vm = self.space.and_then(|space| guest::by_slot(space.slot));
-        if let (Some(vm), Event::PinLost { ipa, level }) = (vm, event) {
-            pins::lost(vm, ipa, level);
+        let Some(space) = self.space else { return };
+        match event {
+            Event::PinLost { ipa, level } => {
+                if let Some(vm) = guest::by_slot(space.slot) {
+                    pins::lost(vm, ipa, level);
+                }
+            }
+            Event::HeldLost { ipa, level } => space.dma.lost(ipa, level.span()),
+            Event::NestedChanged { .. } => {}
         }
     }
 
     fn invalidate_vmid(&self, vmid: u16) {
+        if self.view {
+            return smmu::invalidate(vmid);
+        }
         self.count(2);
         hw::tlbi_vmid(vmid, memory::empty_table());
-        self.devices(vmid);
     }
 }

@@ -1,32 +1,27 @@
 //! Trapped system registers: the table is `vcpu::sysreg`, this carries out what it says.
 
 use ::vcpu::Register;
-use ::vcpu::ids::{GuestIds, IdReg};
+use ::vcpu::errata;
+use ::vcpu::ids::IdReg;
 use ::vcpu::sysreg::{self, Action, Direction, Quirks};
-use spin::Once;
 
 use crate::guest::Vcpu;
-use crate::{exits, hw, schedule, world};
-
-static IDS: Once<GuestIds> = Once::new();
+use crate::{exits, features, hw, schedule, world};
 
 /// ICC_DIR_EL1, which ICH_HCR_EL2.TDIR traps: list registers may not hold what it names.
 const ICC_DIR_EL1: Register = Register::new(3, 0, 12, 11, 1);
 
-/// Computes what guests read in the ID registers.
-pub(crate) fn detect() {
-    IDS.call_once(|| GuestIds::new(read_id, world::pa_range()));
-}
-
-fn read_id(reg: IdReg) -> u64 {
+/// Reads an ID register of this core.
+pub(crate) fn read_id(reg: IdReg) -> u64 {
     match reg {
         IdReg::Revidr => hw::revidr_el1(),
         IdReg::Pfr0 => hw::id_aa64pfr0(),
         IdReg::Pfr1 => hw::id_aa64pfr1(),
+        IdReg::Zfr0 => hw::id_aa64zfr0(),
         IdReg::Dfr0 => hw::id_aa64dfr0(),
         IdReg::Isar0 => hw::id_aa64isar0(),
         IdReg::Isar1 => hw::id_aa64isar1(),
-        IdReg::Isar2 => hw::id_aa64isar2(),
+        IdReg::Isar2 => errata::isar2(hw::midr_el1(), hw::id_aa64isar2()),
         IdReg::Mmfr0 => hw::id_aa64mmfr0(),
         IdReg::Mmfr1 => hw::id_aa64mmfr1(),
         IdReg::Mmfr2 => hw::id_aa64mmfr2(),
@@ -50,13 +45,14 @@ pub(crate) fn access(vcpu: &mut Vcpu, register: Register, rt: u8, write: bool) {
         Direction::Read
     };
     let quirks = Quirks {
+        features: vcpu.vm().features,
         pmu_raz: vcpu.vm().is_root(),
     };
     match sysreg::action(register, direction, quirks) {
         Action::Value(value) => vcpu.set_reg(rt, value),
         Action::Id(id) => {
-            let ids = IDS.get().expect("`detect` ran at boot");
-            vcpu.set_reg(rt, ids.get(id));
+            let value = vcpu.vm().ids.get(id);
+            vcpu.set_reg(rt, value);
         }
         Action::Sgi1 => {
             let vm = vcpu.vm();
@@ -66,10 +62,10 @@ pub(crate) fn access(vcpu: &mut Vcpu, register: Register, rt: u8, write: bool) {
         }
         // Group 0 does not exist for guests: they are given group 1 alone.
         Action::Ignore | Action::Sgi0 => {}
-        Action::Undefined => {
-            exits::undefined(vcpu);
-            return;
-        }
+        Action::Debug => return features::access_debug(vcpu, register, direction, rt),
+        Action::Pmu => return features::access_pmu(vcpu, register, direction, rt),
+        Action::Open(feature) => return features::used(vcpu, feature),
+        Action::Undefined => return exits::undefined(vcpu),
     }
     exits::skip(vcpu);
 }

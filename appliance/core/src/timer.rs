@@ -66,6 +66,7 @@ pub(crate) fn remember(cpu: &PerCpu, vcpu: &Vcpu) {
 /// Forgets when `vcpu`, whose timers run on this core now, was to be woken. It may have been
 /// put down on another core.
 pub(crate) fn forget(cpu: &PerCpu, vcpu: &Vcpu) {
+    vcpu.wake_at.store(0, Ordering::Relaxed);
     let at = vcpu.deadline_at.load(Ordering::Relaxed);
     if at != cpu.number() && at != guest::NOWHERE {
         per_cpu::cpu(at).deadlines.lock().clear(vcpu.id);

@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use ::vcpu::features::{Open, Set};
 use ::vcpu::inject::PstateFields;
 use ::vcpu::trap::{self, Features, HardwareIds, Traps};
 use guest_abi::map::{PTIMER_INTID, VTIMER_INTID};
@@ -12,9 +13,9 @@ use guest_abi::memory_call::HARDWARE_FWB;
 use spin::Once;
 use vgic::{Level, Lr, Vgic};
 
-use crate::guest::{Vcpu, Vm};
+use crate::guest::{self, Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
-use crate::{gic, hw, schedule, stage2, timer};
+use crate::{features, gic, hw, schedule, stage2, timer};
 
 static TRAPS: Once<Traps> = Once::new();
 static PSTATE_FIELDS: Once<PstateFields> = Once::new();
@@ -24,6 +25,8 @@ static MIDR: AtomicU64 = AtomicU64::new(0);
 
 /// HCR_EL2.TWE: WFE leaves the guest. WFI always does, so that its time is known.
 const TWE: u64 = 1 << 14;
+/// HCR_EL2.VSE: a virtual SError is pending.
+const VSE: u64 = 1 << 8;
 
 /// Reads what the boot core can do. All cores are taken to be alike.
 pub(crate) fn detect() {
@@ -80,8 +83,9 @@ pub(crate) fn pa_bits() -> u8 {
 
 /// Sets the registers of this core that no vCPU changes.
 pub(crate) fn init_cpu() {
+    let cpu = per_cpu::this();
     let traps = TRAPS.get().expect("`detect` ran on the boot core");
-    hw::set_cptr_el2(traps.cptr);
+    set_cptr(cpu, traps.cptr);
     hw::set_mdcr_el2(traps.mdcr);
     hw::set_hstr_el2(traps.hstr);
     hw::set_cnthctl_el2(traps.cnthctl);
@@ -104,7 +108,8 @@ pub(crate) fn init_cpu() {
     if hw::id_aa64mmfr1() >> 40 & 0xf != 0 {
         hw::set_hcrx_el2(0);
     }
-    set_hcr(per_cpu::this(), traps.hcr);
+    set_hcr(cpu, traps.hcr);
+    features::init_cpu(cpu);
     timer::init_cpu();
     hw::isb();
 }
@@ -115,9 +120,52 @@ fn set_hcr(cpu: &PerCpu, value: u64) {
     }
 }
 
+fn set_cptr(cpu: &PerCpu, value: u64) {
+    if cpu.cptr.swap(value, Ordering::Relaxed) != value {
+        hw::set_cptr_el2(value);
+    }
+}
+
+/// Returns HCR_EL2 as it is: of a virtual SError that was pending hardware clears the bit when
+/// the guest takes it.
+fn hcr(cpu: &PerCpu) -> u64 {
+    let known = cpu.hcr.load(Ordering::Relaxed);
+    if known & VSE == 0 {
+        return known;
+    }
+    let now = hw::hcr_el2();
+    cpu.hcr.store(now, Ordering::Relaxed);
+    now
+}
+
+/// Makes a virtual SError pending on this core, or not.
+pub(crate) fn set_virtual_serror(cpu: &PerCpu, pending: bool) {
+    let old = hcr(cpu);
+    set_hcr(cpu, if pending { old | VSE } else { old & !VSE });
+}
+
+/// Returns whether a virtual SError is pending on this core.
+pub(crate) fn has_virtual_serror(cpu: &PerCpu) -> bool {
+    hcr(cpu) & VSE != 0
+}
+
+/// Returns whether the cores have FEAT_RAS, and with it syndromes of virtual SErrors.
+pub(crate) fn has_ras() -> bool {
+    hw::id_aa64pfr0() >> 28 & 0xf != 0
+}
+
+/// Opens the traps that `open` names on this core, and no others of those that can open.
+pub(crate) fn set_traps(cpu: &PerCpu, open: Open) {
+    const EVERY: Open = Open::of(Set::ALL);
+    let old = hcr(cpu) & !EVERY.hcr_set;
+    set_hcr(cpu, old | open.hcr_set);
+    let cptr = cpu.cptr.load(Ordering::Relaxed) | EVERY.cptr_clear;
+    set_cptr(cpu, cptr & !open.cptr_clear);
+}
+
 /// Lets WFE wait in the guest when nobody else wants the core, or not.
 pub(crate) fn trap_waits(cpu: &PerCpu, trap: bool) {
-    let old = cpu.hcr.load(Ordering::Relaxed);
+    let old = hcr(cpu);
     set_hcr(cpu, if trap { old | TWE } else { old & !TWE });
 }
 
@@ -161,11 +209,16 @@ fn load(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::isb();
     // So may this vCPU, elsewhere: what it retired there is still cached here.
     let here = cpu.number();
-    if same_vmid || vm.vcpus > 1 || vcpu.last_on.swap(here, Ordering::Relaxed) != here {
+    let last = vcpu.last_on.swap(here, Ordering::Relaxed);
+    vcpu.switches.fetch_add(1, Ordering::Relaxed);
+    if last != here && last != guest::NOWHERE {
+        vcpu.moves.fetch_add(1, Ordering::Relaxed);
+    }
+    if same_vmid || vm.vcpus > 1 || last != here {
         hw::tlbi_local();
     }
     timer::forget(cpu, vcpu);
-    vcpu.fp.load();
+    features::load(cpu, vcpu);
     for n in 0..u32::from(vcpu.lrs.count) {
         hw::set_ich_lr(n, 0);
     }
@@ -199,7 +252,7 @@ fn put(cpu: &PerCpu, vcpu: &mut Vcpu) {
     hw::set_cntp_ctl(0);
     hw::set_ich_hcr(0);
     hw::clrex();
-    vcpu.fp.save();
+    features::save(cpu, vcpu);
     hw::isb();
     let redistributor = cpu.redistributor.load(Ordering::Relaxed);
     gic::set_active_ppis(redistributor, 0, TIMERS);

@@ -78,6 +78,9 @@ impl Gmap {
 
     /// Says what the pages of `table` are together, if they may become one block.
     fn pages(&self, machine: &impl Machine, base: Ipa, table: Pa) -> Option<Pages> {
+        if machine.holds(base, Level::L2) {
+            return None;
+        }
         let mut first = None;
         let mut whole = true;
         for index in 0..512 {

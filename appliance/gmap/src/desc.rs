@@ -94,6 +94,8 @@ const SH_INNER: u64 = 0b11 << 8;
 const AF: u64 = 1 << 10;
 const OUTPUT: u64 = 0x0000_ffff_ffff_f000;
 const DBM: u64 = 1 << 51;
+/// The page is one of sixteen that a TLB may hold as one (D8.7.1).
+const CONTIGUOUS: u64 = 1 << 52;
 const XN: u64 = 1 << 54;
 // Bits 58:55 are software's (D8.3.2). So are 62:59 while VTCR_EL2.HWU59 to HWU62 are zero,
 // as ours are: hardware gives them no meaning.
@@ -283,6 +285,23 @@ impl Leaf {
     #[must_use]
     pub const fn with_special(self) -> Self {
         Self(self.0 | SPECIAL)
+    }
+
+    /// Returns whether a TLB may hold the page and its fifteen neighbours as one.
+    pub const fn contiguous(self) -> bool {
+        self.0 & CONTIGUOUS != 0
+    }
+
+    /// Makes it one of a group of sixteen.
+    #[must_use]
+    pub const fn with_contiguous(self) -> Self {
+        Self(self.0 | CONTIGUOUS)
+    }
+
+    /// Makes it stand for itself.
+    #[must_use]
+    pub const fn with_separate(self) -> Self {
+        Self(self.0 & !CONTIGUOUS)
     }
 
     /// Makes it young.

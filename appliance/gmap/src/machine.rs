@@ -18,6 +18,15 @@ pub enum Event {
         /// Its level.
         level: Level,
     },
+    /// The frame of a page that a device may reach is going away ([`Machine::holds`]), which no
+    /// caller means to do but one that takes the VM apart: the device must not reach it any
+    /// more when this returns.
+    HeldLost {
+        /// First address of the leaf.
+        ipa: Ipa,
+        /// Its level.
+        level: Level,
+    },
     /// A page that shadow tables refer to changed its frame or lost rights.
     NestedChanged {
         /// First address of the leaf.
@@ -132,6 +141,13 @@ pub trait Machine {
             }
             offset = offset.saturating_add(span);
         }
+    }
+
+    /// Returns whether a device may reach a page of the leaf of `level` at `ipa` by itself, so
+    /// that its frame has to stay. Asked under the VM's lock, held exclusively.
+    fn holds(&self, ipa: Ipa, level: Level) -> bool {
+        let _ = (ipa, level);
+        false
     }
 
     /// Tells core of an [`Event`].

@@ -3,6 +3,7 @@
 //! Such leaves are *special*: the frames are somebody else's, so they are neither scrubbed
 //! nor freed here, never counted as resident, and never dirty for the host.
 
+use crate::contiguous::Hint;
 use crate::desc::{Attr, Descriptor, Entry, Leaf, Perm};
 use crate::level::Level;
 use crate::machine::Machine;
@@ -27,6 +28,30 @@ impl Gmap {
         attr: Attr,
         perm: Perm,
     ) -> Result<(), Error> {
+        self.map_with(machine, (ipa, pa, bytes), attr, perm, Hint::Never)
+    }
+
+    /// As [`Self::map`]; pages that fit into groups of sixteen have the Contiguous hint.
+    pub fn map_hinted(
+        &mut self,
+        machine: &mut impl Machine,
+        ipa: Ipa,
+        pa: Pa,
+        bytes: u64,
+        attr: Attr,
+        perm: Perm,
+    ) -> Result<(), Error> {
+        self.map_with(machine, (ipa, pa, bytes), attr, perm, Hint::WhereItFits)
+    }
+
+    fn map_with(
+        &mut self,
+        machine: &mut impl Machine,
+        (ipa, pa, bytes): (Ipa, Pa, u64),
+        attr: Attr,
+        perm: Perm,
+        hint: Hint,
+    ) -> Result<(), Error> {
         let end = self.check_range(ipa, bytes)?;
         if !pa.is_aligned(4096) {
             return Err(Error::Unaligned);
@@ -44,6 +69,11 @@ impl Gmap {
             };
             let level = largest(at, to, bytes.saturating_sub(done));
             let leaf = Leaf::new(to, level, attr, perm, self.features.fwb).with_special();
+            let leaf = if level == Level::L3 && hint.fits(ipa, pa, done, bytes) {
+                leaf.with_contiguous()
+            } else {
+                leaf
+            };
             if let Err(error) = self.install(machine, at, leaf, level) {
                 if done > 0 {
                     let (start, end) = (ipa.raw(), at.raw());
@@ -85,7 +115,10 @@ impl Gmap {
             return Ok(None);
         }
         self.cut(machine, ipa.raw(), end, Cut::Leaves)?;
+        self.loosen(machine, ipa.raw());
+        self.loosen(machine, end);
         let reached = self.clear(machine, ipa.raw(), end, budget, Descriptor::HOLE);
+        let reached = self.clear_group(machine, reached, end);
         Ok((reached < end).then(|| address(reached)))
     }
 

@@ -27,7 +27,7 @@ impl Gmap {
     /// Moves every leaf of `start..end` for whose frame and order `wanted` says so to another
     /// frame, a slice at a time; its content, state and dirty state stay.
     ///
-    /// Fixed mappings and shared frames stay where they are. A vCPU that has a page pinned is
+    /// Fixed mappings, shared frames and what a device may reach stay where they are. A vCPU that has a page pinned is
     /// told ([`crate::Event::PinLost`]).
     pub fn move_frames(
         &mut self,
@@ -47,6 +47,7 @@ impl Gmap {
             if let Entry::Leaf(leaf) = place.entry()
                 && !leaf.special()
                 && !leaf.shared()
+                && !machine.holds(ipa.align_down(place.level.span()), place.level)
                 && wanted(leaf.base(), place.level.order())
             {
                 let base = ipa.align_down(place.level.span());

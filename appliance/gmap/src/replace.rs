@@ -41,6 +41,11 @@ impl Gmap {
         }
         if let Entry::Leaf(leaf) = old.decode(place.level) {
             self.harvest(machine, ipa, leaf, new, place.level);
+            let stays = matches!(new.decode(place.level), Entry::Leaf(_));
+            if !stays && !leaf.special() && machine.holds(ipa, place.level) {
+                let level = place.level;
+                machine.event(Event::HeldLost { ipa, level });
+            }
             if lost && leaf.pinned() {
                 let level = place.level;
                 machine.event(Event::PinLost { ipa, level });

@@ -162,6 +162,7 @@ impl Gmap {
             return false;
         };
         let kept = leaf.special() || leaf.shared() || leaf.pinned() || level < Level::L2;
+        let kept = kept || machine.holds(base, level);
         // A look while the guest runs saves the invalidation for most that are not.
         if kept || !machine.is_zero(leaf.base(), level.order()) {
             return false;
@@ -185,7 +186,7 @@ impl Gmap {
     }
 
     /// Takes out the page at `ipa` if `may` says so of its word and leaf; returns whether it
-    /// did. Blocks, fixed mappings and pinned pages stay.
+    /// did. Blocks, fixed mappings, pinned pages and those a device may reach stay.
     pub(crate) fn drop_page(
         &self,
         machine: &mut impl Machine,
@@ -200,7 +201,8 @@ impl Gmap {
         let mut place = self.place(machine, ipa);
         while let Entry::Leaf(leaf) = place.entry() {
             let page = place.level == Level::L3;
-            if !page || leaf.special() || leaf.pinned() || !may(word, leaf) {
+            let kept = leaf.special() || leaf.pinned() || machine.holds(ipa, Level::L3);
+            if !page || kept || !may(word, leaf) {
                 return false;
             }
             let empty = Descriptor::EMPTY;

@@ -277,6 +277,12 @@ impl Gmap {
         Some((leaf.base().checked_add(offset)?, leaf.perm()))
     }
 
+    /// Returns whether anything is mapped in `bytes` bytes from `ipa`.
+    pub fn maps_any(&self, machine: &impl Machine, ipa: Ipa, bytes: u64) -> bool {
+        let end = ipa.raw().saturating_add(bytes).min(self.shape.limit());
+        !self.dead && self.check_unmapped(machine, ipa, end).is_err()
+    }
+
     /// Returns the leaf that maps `ipa`, and its level.
     pub fn leaf(&self, machine: &impl Machine, ipa: Ipa) -> Option<(Leaf, Level)> {
         if !self.contains(ipa) {

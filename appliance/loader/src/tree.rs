@@ -39,6 +39,8 @@ pub struct Tree<'a> {
     pub initrd: Option<(u64, u64)>,
     /// Whether there is a PCI host, and with it an ITS for its devices' messages.
     pub pci: bool,
+    /// Whether there are performance monitors.
+    pub pmu: bool,
     /// Randomness for the guest: the seeds of its address layout and of its generator.
     pub seed: [u8; 40],
 }
@@ -67,6 +69,9 @@ impl Tree<'_> {
         self.gic(&mut fdt)?;
         timer(&mut fdt)?;
         devices(&mut fdt)?;
+        if self.pmu {
+            pmu(&mut fdt)?;
+        }
         if self.pci {
             pci(&mut fdt)?;
         }
@@ -204,6 +209,14 @@ fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
         .collect();
     fdt.property_array_u32("interrupts", &interrupts)?;
     fdt.property_null("always-on")?;
+    fdt.end_node(node)
+}
+
+/// The performance monitors, whose interrupt is PPI 7 (`arm,pmu.yaml`).
+fn pmu(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("pmu")?;
+    fdt.property_string("compatible", "arm,armv8-pmuv3")?;
+    fdt.property_array_u32("interrupts", &[PPI, 7, LEVEL_HIGH])?;
     fdt.end_node(node)
 }
 

@@ -9,6 +9,7 @@ fn tree(cpus: u32) -> Vec<u8> {
         cpus,
         cmdline: "console=ttyAMA0 quiet",
         pci: false,
+        pmu: true,
         initrd: Some((0x4440_0000, 0x12_3456)),
         seed: std::array::from_fn(|n| u8::try_from(n).expect("40 numbers")),
     }
@@ -112,6 +113,7 @@ fn a_command_line_with_a_nul_is_refused() {
         cmdline: "a\0b",
         initrd: None,
         pci: true,
+        pmu: false,
         seed: [0; 40],
     };
     assert!(tree.write().is_err());
@@ -125,6 +127,7 @@ fn a_guest_with_devices_finds_the_pci_host_of_the_map() {
         cmdline: "",
         initrd: None,
         pci: true,
+        pmu: false,
         seed: [0; 40],
     };
     let blob = tree.write().expect("well formed");

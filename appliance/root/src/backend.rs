@@ -5,17 +5,18 @@ mod device;
 mod memory;
 mod run;
 mod store;
+mod vcpus;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, Device, DeviceError, DeviceRequest, HostFacts, ImageId, Memory,
-    MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters, RunId, RunPlan,
-    RunState,
+    Backend, BackendError, CpuFeatures, CpuPlan, Device, DeviceError, DeviceRequest, HostFacts,
+    ImageId, Memory, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
+    RunId, RunPlan, RunState, VcpuCounters,
 };
-use guest_abi::core_call::{CoreCall, HostInfo, Status};
+use guest_abi::core_call::{CoreCall, HostInfo, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE};
 use rand_chacha::ChaCha20Rng;
 
 use crate::frames::Scratch;
@@ -97,6 +98,11 @@ impl Backend for Machine {
             granted_bytes: info.granted_bytes,
             cores: boot::root_boot().cores,
             midr: boot::root_boot().midr,
+            cpu_features: CpuFeatures {
+                sve: Some(info.cpu_features & VM_NO_SVE != 0),
+                pauth: Some(info.cpu_features & VM_NO_PAUTH != 0),
+                pmu: Some(info.cpu_features & VM_NO_PMU != 0),
+            },
             vms: info.vms,
             vms_max: info.vms_max,
         }
@@ -174,6 +180,19 @@ impl Backend for Machine {
 
     fn console_write(&mut self, id: RunId, input: &[u8]) -> usize {
         self.runs.get(&id).map_or(0, |run| run.console_write(input))
+    }
+
+    fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters> {
+        let run = self.runs.get(&id);
+        let found = run.and_then(|run| Some((run.vm()?, run.plan().cpus)));
+        found.map_or(Vec::new(), |(vm, count)| {
+            vcpus::counters(&self.scratch, vm, count)
+        })
+    }
+
+    fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError> {
+        let run = self.runs.get_mut(&id).ok_or(BackendError::Unknown)?;
+        run.set_cpu(plan).map_err(|status| self.refusal(status, 0))
     }
 
     fn vm_memory(&self, id: RunId) -> Option<Memory> {

@@ -88,6 +88,8 @@ unsafe impl Record for guest_abi::device::DeviceConfig {}
 // SAFETY: integers only.
 unsafe impl Record for guest_abi::device::DeviceInfo {}
 // SAFETY: integers only.
+unsafe impl Record for guest_abi::vcpu_info::VcpuInfo {}
+// SAFETY: integers only.
 unsafe impl Record for guest_abi::memory_call::VmMemory {}
 // SAFETY: integers only.
 unsafe impl Record for guest_abi::memory_call::MemoryPolicy {}
@@ -123,6 +125,18 @@ impl Scratch {
 }
 
 impl Scratch {
+    /// Makes a call about a vCPU that writes a record.
+    pub(crate) fn ask_vcpu<R: Record>(
+        &self,
+        what: CoreCall,
+        vm: u64,
+        vcpu: u64,
+    ) -> Result<R, Status> {
+        call(what, [vm, vcpu, self.0.pa, 0])?;
+        // SAFETY: a page of our own, larger than any record, of which any bytes are valid.
+        Ok(unsafe { self.0.memory.cast::<R>().read_volatile() })
+    }
+
     /// Makes a call whose second argument is the address of a record.
     pub(crate) fn tell_about<R: Record>(
         &self,

@@ -23,6 +23,7 @@ pub struct Turns {
     phase: Phase,
     since: u64,
     ran: u64,
+    waited: u64,
     queued: u64,
     parked: u64,
     fault: u64,
@@ -39,6 +40,7 @@ impl Turns {
             phase: Phase::Off,
             since: 0,
             ran: 0,
+            waited: 0,
             queued: 0,
             parked: 0,
             fault: 0,
@@ -55,7 +57,8 @@ impl Turns {
             Phase::Running => self.ran = self.ran.saturating_add(spent),
             Phase::Queued => self.queued = self.queued.saturating_add(spent),
             Phase::Parked => self.parked = self.parked.saturating_add(spent),
-            Phase::Off | Phase::Waiting => {}
+            Phase::Waiting => self.waited = self.waited.saturating_add(spent),
+            Phase::Off => {}
         }
         // Moved from queue to queue, it is still where it was put against its will.
         if phase != Phase::Queued || self.phase != Phase::Queued {
@@ -103,6 +106,14 @@ impl Turns {
         match self.phase {
             Phase::Running => self.ran.saturating_add(now.saturating_sub(self.since)),
             Phase::Off | Phase::Waiting | Phase::Parked | Phase::Queued => self.ran,
+        }
+    }
+
+    /// Returns the time it waited by WFI, until `now`.
+    pub fn waited(&self, now: u64) -> u64 {
+        match self.phase {
+            Phase::Waiting => self.waited.saturating_add(now.saturating_sub(self.since)),
+            Phase::Off | Phase::Parked | Phase::Queued | Phase::Running => self.waited,
         }
     }
 
@@ -195,6 +206,7 @@ mod tests {
                         .sum()
                 };
                 prop_assert_eq!(turns.ran(later), sum(Phase::Running));
+                prop_assert_eq!(turns.waited(later), sum(Phase::Waiting));
                 prop_assert_eq!(turns.queued(later), sum(Phase::Queued));
                 prop_assert_eq!(turns.parked(later), sum(Phase::Parked));
             }

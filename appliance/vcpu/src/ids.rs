@@ -3,7 +3,10 @@
 //! Each is the hardware's value with an allow-list of fields: what is not listed is zero,
 //! which everywhere means "not there" except in the few fields that [`GuestIds::new`] sets.
 //! A feature is listed only if a guest can use it without help: plain instructions, and
-//! stage 1 of translation. What is hidden is trapped by [`crate::trap`] as well.
+//! stage 1 of translation. Those that need help are in [`crate::features`], and shown if the VM
+//! is to have them. What is hidden is trapped by [`crate::trap`] as well.
+
+use crate::features::{Feature, Set};
 
 /// An ID register whose value is not always zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub enum IdReg {
     Pfr0,
     /// ID_AA64PFR1_EL1.
     Pfr1,
+    /// ID_AA64ZFR0_EL1.
+    Zfr0,
     /// ID_AA64DFR0_EL1.
     Dfr0,
     /// ID_AA64ISAR0_EL1.
@@ -32,10 +37,11 @@ pub enum IdReg {
 
 impl IdReg {
     /// Every register that [`GuestIds::new`] reads.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Revidr,
         Self::Pfr0,
         Self::Pfr1,
+        Self::Zfr0,
         Self::Dfr0,
         Self::Isar0,
         Self::Isar1,
@@ -50,6 +56,7 @@ impl IdReg {
         match (crm, op2) {
             (4, 0) => Some(Self::Pfr0),
             (4, 1) => Some(Self::Pfr1),
+            (4, 4) => Some(Self::Zfr0),
             (5, 0) => Some(Self::Dfr0),
             (6, 0) => Some(Self::Isar0),
             (6, 1) => Some(Self::Isar1),
@@ -67,37 +74,38 @@ impl IdReg {
 pub struct GuestIds {
     revidr: u64,
     pfr: [u64; 2],
+    zfr0: u64,
     dfr0: u64,
     isar: [u64; 3],
     mmfr: [u64; 3],
 }
 
 impl GuestIds {
-    /// Computes the values from the hardware's.
+    /// Computes the values from the hardware's, for a guest that has these `features`.
     ///
     /// `pa_range` is the largest MMFR0.PARange to show (5: 48 bits, 2: 40 bits); 52 bits
     /// are never shown, since they need LPA2.
-    pub fn new(read: impl Fn(IdReg) -> u64, pa_range: u8) -> Self {
+    pub fn new(read: impl Fn(IdReg) -> u64, pa_range: u8, features: Set) -> Self {
         let hardware = |register| Fields(read(register));
-        Self {
+        let mut ids = Self {
             revidr: read(IdReg::Revidr),
             pfr: [
                 pfr0(hardware(IdReg::Pfr0)),
                 // BT, SSBS.
                 hardware(IdReg::Pfr1).keep(&[0, 4]),
             ],
+            // Only with SVE.
+            zfr0: 0,
             dfr0: dfr0(hardware(IdReg::Dfr0)),
             isar: [
                 // AES, SHA1, SHA2, CRC32, Atomic; RDM, SHA3, SM3, SM4, DP, FHM, TS, TLB, RNDR.
                 // Not TME, 27:24.
                 hardware(IdReg::Isar0)
                     .keep(&[4, 8, 12, 16, 20, 28, 32, 36, 40, 44, 48, 52, 56, 60]),
-                // DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH, I8MM, XS. Not
-                // pointer authentication, LS64.
+                // DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH, I8MM, XS. Not LS64.
                 hardware(IdReg::Isar1).keep(&[0, 12, 16, 20, 32, 36, 40, 44, 48, 52, 56]),
                 // WFxT (which cannot be hidden: a trapped WFIT may end at any time), RPRES,
-                // BC, CLRBHB, PRFMSLC, RPRFM, CSSC, LUT. Not pointer authentication, MOPS,
-                // SYSREG_128.
+                // BC, CLRBHB, PRFMSLC, RPRFM, CSSC, LUT. Not MOPS, SYSREG_128.
                 hardware(IdReg::Isar2).keep(&[0, 4, 20, 28, 40, 48, 52, 56]),
             ],
             mmfr: [
@@ -111,6 +119,34 @@ impl GuestIds {
                 // Not CnP, IESB, VARange (52 bits), NV, FWB, EVT.
                 hardware(IdReg::Mmfr2).keep(&[4, 8, 20, 28, 32, 36, 48, 52, 60]),
             ],
+        };
+        for feature in Feature::ALL.into_iter().filter(|f| features.has(*f)) {
+            let row = feature.description();
+            for field in row.fields.iter().chain(row.details) {
+                let shown = field.shown(read(field.register));
+                let register = ids.get_mut(field.register);
+                *register = Fields(*register).with(field.lsb, shown).0;
+            }
+        }
+        ids
+    }
+
+    const fn get_mut(&mut self, register: IdReg) -> &mut u64 {
+        let [pfr0, pfr1] = &mut self.pfr;
+        let [isar0, isar1, isar2] = &mut self.isar;
+        let [mmfr0, mmfr1, mmfr2] = &mut self.mmfr;
+        match register {
+            IdReg::Revidr => &mut self.revidr,
+            IdReg::Pfr0 => pfr0,
+            IdReg::Pfr1 => pfr1,
+            IdReg::Zfr0 => &mut self.zfr0,
+            IdReg::Dfr0 => &mut self.dfr0,
+            IdReg::Isar0 => isar0,
+            IdReg::Isar1 => isar1,
+            IdReg::Isar2 => isar2,
+            IdReg::Mmfr0 => mmfr0,
+            IdReg::Mmfr1 => mmfr1,
+            IdReg::Mmfr2 => mmfr2,
         }
     }
 
@@ -123,6 +159,7 @@ impl GuestIds {
             IdReg::Revidr => self.revidr,
             IdReg::Pfr0 => pfr0,
             IdReg::Pfr1 => pfr1,
+            IdReg::Zfr0 => self.zfr0,
             IdReg::Dfr0 => self.dfr0,
             IdReg::Isar0 => isar0,
             IdReg::Isar1 => isar1,
@@ -138,7 +175,7 @@ fn pfr0(hardware: Fields) -> u64 {
     hardware
         // CSV2 up to 1: from 2 on it promises SCXTNUM_ELx, which is trapped.
         .cap(56, 1)
-        // FP, AdvSIMD, DIT, CSV2, CSV3. Not RAS, SVE, SEL2, MPAM, AMU, RME.
+        // FP, AdvSIMD, DIT, CSV2, CSV3. Not RAS, SEL2, MPAM, AMU, RME.
         .kept(&[16, 20, 48, 56, 60])
         // EL0 and EL1 are AArch64 only; there is no EL2 and no EL3; GICv3 registers.
         .with(0, 1)
@@ -149,7 +186,7 @@ fn pfr0(hardware: Fields) -> u64 {
 
 fn dfr0(hardware: Fields) -> u64 {
     hardware
-        // BRPs, WRPs, CTX_CMPs, DoubleLock. Not trace, PMU, SPE, TRBE, BRBE.
+        // BRPs, WRPs, CTX_CMPs, DoubleLock. Not trace, SPE, TRBE, BRBE.
         .kept(&[12, 20, 28, 36])
         // DebugVer: Armv8.
         .with(0, 6)

@@ -4,6 +4,7 @@
 //! bring here. What it does not know is undefined in the guest: a register that a later
 //! architecture adds is hidden until someone decides about it.
 
+use crate::features::{Feature, Set, debug, pauth, pmu};
 use crate::ids::IdReg;
 use core::fmt;
 
@@ -77,8 +78,10 @@ pub enum Direction {
 /// What differs between VMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quirks {
+    /// What the guest has.
+    pub features: Set,
     /// PMU registers read as zero and ignore writes instead of being undefined: the Hermit
-    /// that is root writes some at start without asking whether there is a PMU.
+    /// that is root writes some at start without asking whether there is a PMU. Only without one.
     pub pmu_raz: bool,
 }
 
@@ -95,6 +98,12 @@ pub enum Action {
     Sgi1,
     /// Sends a group 0 SGI: the value written is ICC_SGI0R_EL1's.
     Sgi0,
+    /// [`debug::Debug::access`] answers.
+    Debug,
+    /// [`pmu::Pmu::access`] answers.
+    Pmu,
+    /// The trap of a feature opens, and the guest tries again.
+    Open(Feature),
     /// The guest takes an undefined-instruction exception.
     Undefined,
 }
@@ -113,6 +122,8 @@ enum Kind {
     Id(IdReg),
     /// A register that sends SGIs, undefined to read.
     Sgi(Action),
+    /// A register of a feature: this, whichever way it goes.
+    Of(Action),
     /// Not there.
     Absent,
 }
@@ -124,16 +135,20 @@ pub fn action(register: Register, direction: Direction, quirks: Quirks) -> Actio
         (Kind::Fixed(value) | Kind::ReadOnly(value), Direction::Read) => Action::Value(value),
         (Kind::Id(id), Direction::Read) => Action::Id(id),
         (Kind::Zero | Kind::Fixed(_) | Kind::WriteIgnored, Direction::Write) => Action::Ignore,
-        (Kind::Sgi(action), Direction::Write) => action,
+        (Kind::Sgi(action), Direction::Write) | (Kind::Of(action), _) => action,
         (Kind::ReadOnly(_) | Kind::Id(_) | Kind::Absent, Direction::Write)
         | (Kind::WriteIgnored | Kind::Sgi(_) | Kind::Absent, Direction::Read) => Action::Undefined,
     }
 }
 
 fn kind(register: Register, quirks: Quirks) -> Kind {
+    let has = |feature| quirks.features.has(feature);
     match register.fields() {
+        // First, since it is the way of every IPI.
+        (3, 0, 12, 11, op2) => sgi(op2),
+        _ if debug::is_kept(register) => Kind::Of(Action::Debug),
         (1, op1, crn, crm, op2) => instruction(op1, crn, crm, op2),
-        (2, op1, crn, crm, op2) => debug(op1, crn, crm, op2),
+        (2, op1, crn, crm, op2) => debug_registers(op1, crn, crm, op2),
         (3, 0, 0, crm @ 1..=7, op2) => match IdReg::at(crm, op2) {
             Some(id) => Kind::Id(id),
             // The group that HCR_EL2.TID3 traps: all known, reserved ones are zero.
@@ -144,10 +159,13 @@ fn kind(register: Register, quirks: Quirks) -> Kind {
         (3, 1, 0, 0, 7) => Kind::ReadOnly(0),
         // ACTLR_EL1 (HCR_EL2.TACR): implementation-defined, and nothing here.
         (3, 0, 1, 0, 1) => Kind::Zero,
-        (3, 0, 12, 11, op2) => sgi(op2),
         // ICC_SRE_EL1, trapped if ICC_SRE_EL2.Enable is clear: system registers only.
         (3, 0, 12, 12, 5) => Kind::Fixed(0b111),
-        (3, op1, crn, crm, op2) if quirks.pmu_raz && is_pmu(op1, crn, crm, op2) => Kind::Zero,
+        _ if pmu::is_register(register) && has(Feature::Pmu) => Kind::Of(Action::Pmu),
+        _ if pmu::is_register(register) && quirks.pmu_raz => Kind::Zero,
+        _ if pauth::is_key(register) && has(Feature::Pauth) => {
+            Kind::Of(Action::Open(Feature::Pauth))
+        }
         _ => Kind::Absent,
     }
 }
@@ -166,19 +184,14 @@ fn instruction(op1: u16, crn: u16, crm: u16, op2: u16) -> Kind {
     }
 }
 
-/// Debug registers (MDCR_EL2.TDA, TDOSA, TDRA): present, and without effect.
-fn debug(op1: u16, crn: u16, crm: u16, op2: u16) -> Kind {
-    /// OSLSR_EL1: the OS lock exists (OSLM = 0b10) and is open.
-    const OS_LOCK_OPEN: u64 = 0b1000;
+/// Debug registers (MDCR_EL2.TDA, TDOSA, TDRA) that [`debug`] does not keep: present, and
+/// without effect.
+fn debug_registers(op1: u16, crn: u16, crm: u16, op2: u16) -> Kind {
     match (op1, crn, crm, op2) {
-        // DBGBVR<n>, DBGBCR<n>, DBGWVR<n>, DBGWCR<n>.
-        (0, 0, _, 4..=7) => Kind::Zero,
-        // MDCCINT, MDSCR, OSDTRRX, OSDTRTX, OSECCR.
-        (0, 0, 2, 0 | 2) | (0, 0, 0 | 3 | 6, 2) => Kind::Zero,
-        // MDRAR, OSLAR, OSLSR, OSDLR, DBGPRCR.
+        // MDCCINT, OSDTRRX, OSDTRTX, OSECCR.
+        (0, 0, 2, 0) | (0, 0, 0 | 3 | 6, 2) => Kind::Zero,
+        // MDRAR, OSDLR, DBGPRCR.
         (0, 1, 0, 0) => Kind::ReadOnly(0),
-        (0, 1, 0, 4) => Kind::WriteIgnored,
-        (0, 1, 1, 4) => Kind::ReadOnly(OS_LOCK_OPEN),
         (0, 1, 3 | 4, 4) => Kind::Zero,
         // DBGCLAIMSET, DBGCLAIMCLR, DBGAUTHSTATUS.
         (0, 7, 8 | 9, 6) => Kind::Zero,
@@ -198,21 +211,4 @@ fn sgi(op2: u16) -> Kind {
         7 => Kind::Sgi(Action::Sgi0),
         _ => Kind::Absent,
     }
-}
-
-/// The registers of PMUv3 (D24.5), those that MDCR_EL2.TPM and TPMCR trap.
-fn is_pmu(op1: u16, crn: u16, crm: u16, op2: u16) -> bool {
-    matches!(
-        (op1, crn, crm, op2),
-        // PMCR, PMCNTENSET, PMCNTENCLR, PMOVSCLR, PMSWINC, PMSELR, PMCEID0, PMCEID1.
-        (3, 9, 12, 0..=7)
-            // PMCCNTR, PMXEVTYPER, PMXEVCNTR.
-            | (3, 9, 13, 0..=2)
-            // PMUSERENR, PMOVSSET.
-            | (3, 9, 14, 0 | 3)
-            // PMINTENSET_EL1, PMINTENCLR_EL1, PMMIR_EL1.
-            | (0, 9, 14, 1 | 2 | 6)
-            // PMEVCNTR<n>, PMEVTYPER<n>, PMCCFILTR (n = 31).
-            | (3, 14, 8..=15, _)
-    )
 }

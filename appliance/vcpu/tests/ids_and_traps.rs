@@ -1,5 +1,6 @@
 //! ID registers and trap registers, with literal numbers from the manual and from real cores.
 
+use vcpu::features::Set;
 use vcpu::ids::{GuestIds, IdReg};
 use vcpu::inject::PstateFields;
 use vcpu::trap::{Features, HardwareIds, Traps, values};
@@ -16,15 +17,19 @@ fn cortex_a72(register: IdReg) -> u64 {
         IdReg::Dfr0 => 0x1030_5106,
         IdReg::Isar0 => 0x0001_1120,
         IdReg::Mmfr0 => 0x0000_1124,
-        IdReg::Revidr | IdReg::Pfr1 | IdReg::Isar1 | IdReg::Isar2 | IdReg::Mmfr1 | IdReg::Mmfr2 => {
-            0
-        }
+        IdReg::Revidr
+        | IdReg::Pfr1
+        | IdReg::Zfr0
+        | IdReg::Isar1
+        | IdReg::Isar2
+        | IdReg::Mmfr1
+        | IdReg::Mmfr2 => 0,
     }
 }
 
 #[test]
 fn a_cortex_a72_shows_what_it_can_do_without_el2_and_el3() {
-    let ids = GuestIds::new(cortex_a72, 5);
+    let ids = GuestIds::new(cortex_a72, 5, Set::NONE);
     // EL0 and EL1 AArch64 only, FP and AdvSIMD, GIC registers.
     assert_eq!(ids.get(IdReg::Pfr0), 0x0100_0011);
     assert_eq!(ids.get(IdReg::Pfr1), 0);
@@ -43,6 +48,7 @@ fn max(register: IdReg) -> u64 {
         IdReg::Revidr => 0,
         IdReg::Pfr0 => 0x1301_0011_2111_2222,
         IdReg::Pfr1 => 0x0000_0010_0100_0121,
+        IdReg::Zfr0 => 0x0110_1101_0021_0021,
         IdReg::Dfr0 => 0x1000_0000_1030_560a,
         IdReg::Isar0 => 0x1221_1111_1021_2120,
         IdReg::Isar1 => 0x0111_2111_1021_1502,
@@ -56,7 +62,7 @@ fn max(register: IdReg) -> u64 {
 /// QEMU 10.0's Neoverse N1.
 fn neoverse_n1(register: IdReg) -> u64 {
     match register {
-        IdReg::Revidr | IdReg::Isar2 => 0,
+        IdReg::Revidr | IdReg::Zfr0 | IdReg::Isar2 => 0,
         IdReg::Pfr0 => 0x1100_0000_1111_1112,
         IdReg::Pfr1 => 0x20,
         IdReg::Dfr0 => 0x1030_5408,
@@ -69,8 +75,8 @@ fn neoverse_n1(register: IdReg) -> u64 {
 }
 
 #[test]
-fn qemus_max_shows_this() {
-    let ids = GuestIds::new(max, 15);
+fn qemus_max_without_what_can_be_hidden_shows_this() {
+    let ids = GuestIds::new(max, 15, Set::NONE);
     for (register, shown) in [
         // CSV3, CSV2 = 1, DIT, GIC, AdvSIMD and FP with half precision.
         (IdReg::Pfr0, 0x1101_0000_0111_0011),
@@ -91,8 +97,34 @@ fn qemus_max_shows_this() {
 }
 
 #[test]
+fn qemus_max_with_all_that_a_guest_can_have_shows_this_besides() {
+    assert_eq!(Set::detect(max), Set::ALL);
+    let ids = GuestIds::new(max, 15, Set::ALL);
+    for (register, shown) in [
+        // SVE.
+        (IdReg::Pfr0, 0x1101_0001_0111_0011),
+        // SVE2.1, AES, BitPerm, BF16, SHA3, SM4, I8MM, F32MM, F64MM as the core has them.
+        (IdReg::Zfr0, 0x0110_1101_0021_0021),
+        // PMUv3p1, though the core has v3p5.
+        (IdReg::Dfr0, 0x1030_5406),
+        // API = 5 and GPI = 1.
+        (IdReg::Isar1, 0x0111_2111_1021_1502),
+        (IdReg::Isar2, 0x10_0012),
+    ] {
+        assert_eq!(ids.get(register), shown, "{register:?}");
+    }
+}
+
+#[test]
+fn wfxt_is_not_told_of_where_its_traps_say_wfi() {
+    // QEMU's `max`, and a core of Arm's that has it.
+    assert_eq!(vcpu::errata::isar2(0x000f_0510, 0x11_0012), 0x11_0010);
+    assert_eq!(vcpu::errata::isar2(0x410f_d840, 0x11_0012), 0x11_0012);
+}
+
+#[test]
 fn a_neoverse_n1_shows_this() {
-    let ids = GuestIds::new(neoverse_n1, 5);
+    let ids = GuestIds::new(neoverse_n1, 5, Set::NONE);
     for (register, shown) in [
         (IdReg::Pfr0, 0x1100_0000_0111_0011),
         (IdReg::Pfr1, 0x20),
@@ -111,14 +143,15 @@ fn a_neoverse_n1_shows_this() {
 #[test]
 fn every_register_read_is_one_that_is_shown() {
     for register in IdReg::ALL {
-        let ids = GuestIds::new(|asked| if asked == register { u64::MAX } else { 0 }, 5);
+        let read = |asked| if asked == register { u64::MAX } else { 0 };
+        let ids = GuestIds::new(read, 5, Set::ALL);
         assert_ne!(ids.get(register), 0, "{register:?}");
     }
 }
 
 #[test]
 fn of_a_core_that_has_everything_only_listed_fields_are_shown() {
-    let ids = GuestIds::new(all_ones, 5);
+    let ids = GuestIds::new(all_ones, 5, Set::NONE);
     assert_eq!(ids.get(IdReg::Revidr), u64::MAX);
     //                                          CSV3, CSV2 = 1, DIT; GIC, AdvSIMD, FP, EL1, EL0.
     assert_eq!(ids.get(IdReg::Pfr0), 0xf10f_0000_01ff_0011);
@@ -136,7 +169,7 @@ fn of_a_core_that_has_everything_only_listed_fields_are_shown() {
 /// One field of a core that otherwise has nothing.
 fn only(register: IdReg, lsb: u32, value: u64) -> GuestIds {
     let read = move |asked| if asked == register { value << lsb } else { 0 };
-    GuestIds::new(read, 5)
+    GuestIds::new(read, 5, Set::NONE)
 }
 
 #[test]
@@ -163,7 +196,7 @@ fn of_enhanced_counters_the_guests_part_alone_is_shown() {
 fn the_physical_address_range_is_the_smallest_of_hardware_limit_and_48_bits() {
     let range = |hardware, limit| {
         let read = move |asked| if asked == IdReg::Mmfr0 { hardware } else { 0 };
-        GuestIds::new(read, limit).get(IdReg::Mmfr0) & 15
+        GuestIds::new(read, limit, Set::NONE).get(IdReg::Mmfr0) & 15
     };
     assert_eq!(range(6, 15), 5);
     assert_eq!(range(4, 5), 4);

@@ -1,6 +1,7 @@
 //! The golden table of trapped registers: every encoding, both ways. (RELIABILITY C1, host half.)
 
 use std::collections::BTreeMap;
+use vcpu::features::{Feature, Set};
 use vcpu::ids::IdReg;
 use vcpu::sysreg::{Action, Direction, Quirks, Register, action};
 
@@ -23,6 +24,12 @@ const GOLDEN: &[(&str, Encoding, Action, Action)] = &[
         "ID_AA64PFR1_EL1",
         (3, 0, 0, 4, 1),
         Action::Id(IdReg::Pfr1),
+        UNDEF,
+    ),
+    (
+        "ID_AA64ZFR0_EL1",
+        (3, 0, 0, 4, 4),
+        Action::Id(IdReg::Zfr0),
         UNDEF,
     ),
     (
@@ -83,12 +90,12 @@ const GOLDEN: &[(&str, Encoding, Action, Action)] = &[
     // Debug.
     ("OSDTRRX_EL1", (2, 0, 0, 0, 2), ZERO, WI),
     ("MDCCINT_EL1", (2, 0, 0, 2, 0), ZERO, WI),
-    ("MDSCR_EL1", (2, 0, 0, 2, 2), ZERO, WI),
+    ("MDSCR_EL1", (2, 0, 0, 2, 2), Action::Debug, Action::Debug),
     ("OSDTRTX_EL1", (2, 0, 0, 3, 2), ZERO, WI),
     ("OSECCR_EL1", (2, 0, 0, 6, 2), ZERO, WI),
     ("MDRAR_EL1", (2, 0, 1, 0, 0), ZERO, UNDEF),
-    ("OSLAR_EL1", (2, 0, 1, 0, 4), UNDEF, WI),
-    ("OSLSR_EL1", (2, 0, 1, 1, 4), Action::Value(8), UNDEF),
+    ("OSLAR_EL1", (2, 0, 1, 0, 4), Action::Debug, Action::Debug),
+    ("OSLSR_EL1", (2, 0, 1, 1, 4), Action::Debug, Action::Debug),
     ("OSDLR_EL1", (2, 0, 1, 3, 4), ZERO, WI),
     ("DBGPRCR_EL1", (2, 0, 1, 4, 4), ZERO, WI),
     ("DBGCLAIMSET_EL1", (2, 0, 7, 8, 6), ZERO, WI),
@@ -119,7 +126,21 @@ const PMU: &[(&str, Encoding)] = &[
     ("PMMIR_EL1", (3, 0, 9, 14, 6)),
 ];
 
-fn golden(pmu: bool) -> BTreeMap<Encoding, (Action, Action)> {
+/// Halves of the keys: APIA, APIB; APDA, APDB; APGA.
+const KEYS: [(u16, u16); 10] = [
+    (1, 0),
+    (1, 1),
+    (1, 2),
+    (1, 3),
+    (2, 0),
+    (2, 1),
+    (2, 2),
+    (2, 3),
+    (3, 0),
+    (3, 1),
+];
+
+fn golden(quirks: Quirks) -> BTreeMap<Encoding, (Action, Action)> {
     let mut table = BTreeMap::new();
     for crm in 1..=7 {
         for op2 in 0..=7 {
@@ -129,21 +150,32 @@ fn golden(pmu: bool) -> BTreeMap<Encoding, (Action, Action)> {
     for n in 0..16 {
         // DBGBVR<n>, DBGBCR<n>, DBGWVR<n>, DBGWCR<n>.
         for op2 in [4, 5, 6, 7] {
-            table.insert((2, 0, 0, n, op2), (ZERO, WI));
+            table.insert((2, 0, 0, n, op2), (Action::Debug, Action::Debug));
         }
     }
     for (_, encoding, read, write) in GOLDEN {
         table.insert(*encoding, (*read, *write));
     }
-    if pmu {
+    let pmu = match (quirks.features.has(Feature::Pmu), quirks.pmu_raz) {
+        (true, _) => Some((Action::Pmu, Action::Pmu)),
+        (false, true) => Some((ZERO, WI)),
+        (false, false) => None,
+    };
+    if let Some(pmu) = pmu {
         for (_, encoding) in PMU {
-            table.insert(*encoding, (ZERO, WI));
+            table.insert(*encoding, pmu);
         }
         // PMEVCNTR<n> at CRm 8 to 11, PMEVTYPER<n> and PMCCFILTR at 12 to 15.
         for crm in 8..16 {
             for op2 in 0..8 {
-                table.insert((3, 3, 14, crm, op2), (ZERO, WI));
+                table.insert((3, 3, 14, crm, op2), pmu);
             }
+        }
+    }
+    if quirks.features.has(Feature::Pauth) {
+        let open = Action::Open(Feature::Pauth);
+        for (crm, op2) in KEYS {
+            table.insert((3, 0, 2, crm, op2), (open, open));
         }
     }
     table
@@ -157,18 +189,27 @@ fn every(op0s: [u16; 2]) -> impl Iterator<Item = Encoding> {
 
 #[test]
 fn every_register_does_what_the_golden_table_says_both_ways() {
-    for pmu_raz in [false, true] {
-        let table = golden(pmu_raz);
+    let kinds = [
+        (Set::NONE, false),
+        (Set::NONE, true),
+        (Set::ALL, false),
+        (Set::NONE.with(Feature::Pmu), false),
+        (Set::NONE.with(Feature::Pauth), false),
+        (Set::NONE.with(Feature::Sve), false),
+    ];
+    for (features, pmu_raz) in kinds {
+        let quirks = Quirks { features, pmu_raz };
+        let table = golden(quirks);
         let mut seen = 0;
         for encoding in every([2, 3]) {
             let (op0, op1, crn, crm, op2) = encoding;
             let register = Register::new(op0, op1, crn, crm, op2);
             let expected = table.get(&encoding).copied().unwrap_or((UNDEF, UNDEF));
             let found = (
-                action(register, Direction::Read, Quirks { pmu_raz }),
-                action(register, Direction::Write, Quirks { pmu_raz }),
+                action(register, Direction::Read, quirks),
+                action(register, Direction::Write, quirks),
             );
-            assert_eq!(found, expected, "{encoding:?}");
+            assert_eq!(found, expected, "{encoding:?} {quirks:?}");
             seen += 1;
         }
         assert_eq!(seen, 32_768);
@@ -217,7 +258,11 @@ fn registers_of_hidden_features_are_undefined() {
     ] {
         let register = Register::new(op0, op1, crn, crm, op2);
         for direction in [Direction::Read, Direction::Write] {
-            let found = action(register, direction, Quirks { pmu_raz: true });
+            let quirks = Quirks {
+                pmu_raz: true,
+                ..Quirks::default()
+            };
+            let found = action(register, direction, quirks);
             assert_eq!(found, UNDEF, "{name}");
         }
     }

@@ -38,6 +38,8 @@ pub(crate) struct Bank {
     pub(crate) handled: u32,
     /// In a list register now.
     pub(crate) out: u32,
+    /// Of `out`: active in the list register from the start, so nobody acknowledged it there.
+    pub(crate) lent_active: u32,
     /// Of `out`: the latch went into the list register.
     pub(crate) carried: u32,
     /// Of `out`: the pending state in the list register was cleared by the guest.
@@ -74,6 +76,7 @@ impl Bank {
             active: 0,
             handled: 0,
             out: 0,
+            lent_active: 0,
             carried: 0,
             void_pending: 0,
             void_active: 0,

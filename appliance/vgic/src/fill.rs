@@ -389,8 +389,10 @@ impl Bank {
         } else if (self.asserted() | self.held) & bit != 0 || waiting && !pending {
             lr = lr.notify();
         }
+        self.lent_active &= !bit;
         if active {
             lr = lr.activate();
+            self.lent_active |= bit;
         }
         if pending {
             lr = lr.pend();

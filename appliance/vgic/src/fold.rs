@@ -123,7 +123,7 @@ impl Bank {
         }
         let overridden = self.void_active & bit != 0;
         if lr.is_active() {
-            self.handled |= bit & (!self.active | self.void_active);
+            self.handled |= bit & !self.lent_active;
         } else {
             self.handled &= !bit;
         }

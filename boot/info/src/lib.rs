@@ -204,6 +204,8 @@ pub struct BootInfo {
     pub virtio_dropped: usize,
     /// Registers of the SMMUv3.
     pub smmu: Option<Range>,
+    /// The interrupt that says that its event queue is no longer empty.
+    pub smmu_events: Option<Interrupt>,
     /// The first PCI host with an ECAM.
     pub pci: Option<PciHost>,
     /// `/chosen/bootargs`, without the final zero.

@@ -124,6 +124,14 @@ fn interrupt(node: Node<'_, '_>, index: usize) -> Option<Interrupt> {
     Some(Interrupt { intid, edge })
 }
 
+/// Binding `arm,smmu-v3`: `eventq` is one of the interrupts, or `combined` is all of them.
+fn events_of_smmu(node: Node<'_, '_>) -> Option<Interrupt> {
+    let names = value(node, "interrupt-names")?;
+    let is = |name: &[u8]| name == b"eventq" || name == b"combined";
+    let index = names.split(|byte| *byte == 0).position(is)?;
+    interrupt(node, index)
+}
+
 fn device(node: Node<'_, '_>, what: &'static str) -> Result<Device, BootError> {
     Ok(Device {
         registers: first_range(node, what)?,
@@ -190,6 +198,7 @@ impl Found {
                 virtio: List::new(),
                 virtio_dropped: 0,
                 smmu: None,
+                smmu_events: None,
                 pci: None,
                 bootargs: Bytes::new(),
                 rng_seed: Bytes::new(),
@@ -251,7 +260,10 @@ impl Found {
             self.virtio(device(node, "virtio-mmio reg")?);
         } else if is("arm,smmu-v3") && identity {
             let registers = first_range(node, "SMMU reg")?;
-            self.info.smmu.get_or_insert(registers);
+            if self.info.smmu.is_none() {
+                self.info.smmu = Some(registers);
+                self.info.smmu_events = events_of_smmu(node);
+            }
         } else if is("pci-host-ecam-generic") && identity {
             let host = pci(node)?;
             self.info.pci.get_or_insert(host);

@@ -8,6 +8,8 @@ use arch::{Ipa, Pa};
 pub enum Order {
     /// A level 3 page, 4 KiB.
     Page,
+    /// Sixteen level 3 pages with the Contiguous hint, 64 KiB.
+    Group64K,
     /// A level 2 block, 2 MiB.
     Block2M,
     /// A level 1 block, 1 GiB.
@@ -16,23 +18,35 @@ pub enum Order {
 
 impl Order {
     /// Every size, largest first.
-    pub const LARGEST_FIRST: [Self; 3] = [Self::Block1G, Self::Block2M, Self::Page];
+    pub const LARGEST_FIRST: [Self; 4] = [Self::Block1G, Self::Block2M, Self::Group64K, Self::Page];
 
     /// Returns the bytes of a leaf.
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Page => 1 << 12,
+            Self::Group64K => 1 << 16,
             Self::Block2M => 1 << 21,
             Self::Block1G => 1 << 30,
         }
     }
 
-    /// Returns its place in a histogram: 0 for a page, 2 for 1 GiB.
+    /// Returns the next smaller size, if there is one.
+    pub const fn smaller(self) -> Option<Self> {
+        match self {
+            Self::Block1G => Some(Self::Block2M),
+            Self::Block2M => Some(Self::Group64K),
+            Self::Group64K => Some(Self::Page),
+            Self::Page => None,
+        }
+    }
+
+    /// Returns its place in a histogram: 0 for a page, 3 for 1 GiB.
     pub const fn index(self) -> usize {
         match self {
             Self::Page => 0,
-            Self::Block2M => 1,
-            Self::Block1G => 2,
+            Self::Group64K => 1,
+            Self::Block2M => 2,
+            Self::Block1G => 3,
         }
     }
 }

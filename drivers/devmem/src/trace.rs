@@ -34,8 +34,8 @@ pub struct TraceEntry {
 /// Counters of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Leaves mapped: 4 KiB, 2 MiB, 1 GiB.
-    pub mapped: [u64; 3],
+    /// Leaves mapped: 4 KiB, 64 KiB, 2 MiB, 1 GiB.
+    pub mapped: [u64; 4],
     /// Faults that found the leaf there.
     pub present: u64,
     /// Faults that took a smaller leaf because of what was mapped already.
@@ -76,7 +76,7 @@ impl Trace {
             window_ms: 0,
             in_window: 0,
             counters: Counters {
-                mapped: [0; 3],
+                mapped: [0; 4],
                 present: 0,
                 fell_back: 0,
                 parked: 0,

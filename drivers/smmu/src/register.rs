@@ -14,6 +14,10 @@ pub const CR0ACK: u64 = 0x024;
 pub const CR1: u64 = 0x028;
 /// What becomes of transactions while it is off, 32 bits.
 pub const GBPA: u64 = 0x044;
+/// Which interrupts are on, 32 bits.
+pub const IRQ_CTRL: u64 = 0x050;
+/// Which are on by now, 32 bits.
+pub const IRQ_CTRLACK: u64 = 0x054;
 /// The stream table, 64 bits.
 pub const STRTAB_BASE: u64 = 0x080;
 /// Its format and size, 32 bits.
@@ -37,6 +41,8 @@ pub const CR0_SMMUEN: u32 = 1 << 0;
 pub const CR0_EVENTQEN: u32 = 1 << 2;
 /// CR0.CMDQEN.
 pub const CR0_CMDQEN: u32 = 1 << 3;
+/// IRQ_CTRL.EVENTQ_IRQEN: an interrupt when the event queue is no longer empty.
+pub const IRQ_CTRL_EVENTQ: u32 = 1 << 2;
 /// CR1: tables and queues inner shareable, write-back.
 pub const CR1_COHERENT: u32 = 0b11 << 10 | 0b01 << 8 | 0b01 << 6 | 0b11 << 4 | 0b01 << 2 | 0b01;
 /// GBPA.ABORT: what comes while the SMMU is off is aborted.

@@ -1,12 +1,16 @@
 //! Exits as fast as it can, on every vCPU: `kind=` hvc (or nothing), gic, uart, unclaimed,
-//! sysreg, sgi, wfi, wfe; `n=` rounds of a thousand, or for ever.
+//! sysreg, sgi, wfi, wfe, wfit, wfet (where there are such), undef, excl (exclusives on 64
+//! pages, whoever else may want them); `n=` rounds of a thousand, or for ever.
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "it runs instructions made at run time")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use guest_abi::map::{GICD_BASE, UART_BASE};
 use payload::sysreg::ID_AA64PFR0_EL1;
 use payload::timer::{self, Timer};
-use payload::{catch, cpu, gic, machine, mem, println, psci, smp};
+use payload::{catch, cpu, gic, machine, mem, mmu, println, psci, smp, stub};
 
 payload::guest!(main);
 
@@ -29,7 +33,28 @@ fn wait_for_interrupt() {
     cpu::wfi();
 }
 
+/// What the vCPUs fight for.
+static PAGES: [Page; 64] = [const { Page([const { AtomicU64::new(0) }; 512]) }; 64];
+
+#[repr(C, align(4096))]
+struct Page([AtomicU64; 512]);
+
+/// Raises a word of every page; without LSE that is a load and a store exclusive.
+fn exclusives() {
+    for page in &PAGES {
+        page.0[cpu::index()].fetch_add(1, Ordering::Relaxed);
+        page.0[511].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs one instruction that takes a deadline in x0: a microsecond from now.
+fn until_soon(instruction: u32) {
+    // SAFETY: WFIT and WFET wait, or are undefined, which is stepped over.
+    let _ = unsafe { stub::execute(&[instruction], timer::now() + timer::ticks(1_000)) };
+}
+
 extern "C" fn storm() {
+    mmu::enable();
     gic::init_cpu();
     gic::set_bit(gic::ISENABLER, Timer::Virtual.intid());
     Timer::Virtual.set_control(timer::ENABLE);
@@ -49,6 +74,15 @@ extern "C" fn storm() {
         "sgi" => || gic::send_sgi_to_others(1),
         "wfi" => wait_for_interrupt,
         "wfe" => cpu::wfe,
+        // WFET x0, WFIT x0 (DDI 0487, FEAT_WFxT).
+        "wfet" => || until_soon(0xd503_1000),
+        "wfit" => || until_soon(0xd503_1020),
+        "undef" => || {
+            // HVC's neighbour without a meaning: UDF.
+            // SAFETY: it is undefined, which is stepped over.
+            let _ = unsafe { stub::execute(&[0], 0) };
+        },
+        "excl" => exclusives,
         _ => psci::hvc_bare,
     };
     let limit = machine::argument("n");

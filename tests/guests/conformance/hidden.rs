@@ -62,7 +62,7 @@ const fn optional(
 }
 
 const FEATURES: &[Feature] = &[
-    feature(
+    optional(
         "SVE",
         &[(PFR0, 32)],
         // ZCR_EL1; cntb x0.
@@ -80,7 +80,7 @@ const FEATURES: &[Feature] = &[
             Run(0x04bf_5820),
         ],
     ),
-    feature(
+    optional(
         "pointer authentication",
         &[
             (ISAR1, 4),
@@ -129,7 +129,7 @@ const FEATURES: &[Feature] = &[
             Read(encoding(3, 3, 13, 4, 0)),
         ],
     ),
-    feature(
+    optional(
         "PMU",
         &[(DFR0, 8)],
         // PMCR, PMCNTENSET, PMCCNTR, PMUSERENR, PMINTENSET, PMEVCNTR0, PMCCFILTR.

@@ -3,27 +3,39 @@
 //! The same image runs under plain QEMU, whose answers are the oracle wherever Skete
 //! promises no more than the architecture. Where it promises more, `on_skete` asks.
 //!
-//! Boot arguments: `rounds=N` for the tests that repeat, `seed=N` for those that draw, and
+//! Boot arguments: `rounds=N` for the tests that repeat, `seed=N` for those that draw,
+//! `serror=1` if somebody makes SErrors pending, and
 //! `c1list=1` to print every system register that reads.
 #![no_std]
 #![no_main]
 
 mod aborts;
 mod calls;
+mod debug;
 mod gic_tests;
 mod hidden;
 mod its_tests;
+mod pauth;
+mod pmu;
 mod psci_tests;
 mod reset;
+mod serror;
 mod sgis;
 mod state;
+mod sve;
 mod syndromeless;
 mod sysregs;
 mod timers;
+mod waits;
 
 use payload::{el1_test, machine, mmu, println, psci, test};
 
 payload::guest!(main);
+
+/// Returns whether a test is to be run: with `only=` those whose name begins so.
+fn chosen(test: &&test::Test) -> bool {
+    machine::argument_text("only").is_none_or(|begin| test.name.starts_with(begin))
+}
 
 fn main() -> ! {
     println!(
@@ -35,6 +47,8 @@ fn main() -> ! {
     let with_mmu_off = [
         el1_test!("c7_first_instruction", reset::first_instruction),
         el1_test!("c7_first_fp", reset::first_fp),
+        el1_test!("c7_first_vectors", sve::first),
+        el1_test!("c7_first_keys", pauth::first),
         el1_test!("c1_every_register_reads_or_is_undefined", sysregs::read_all),
         el1_test!(
             "c1_no_register_of_el2_or_el3_can_be_written",
@@ -43,8 +57,24 @@ fn main() -> ! {
         el1_test!("c1_identification_cannot_be_written", sysregs::write_ids),
         el1_test!("c2_what_is_hidden_is_undefined", hidden::undefined),
         el1_test!("c2_what_must_be_hidden_is", hidden::policy),
+        el1_test!("c4_list_is_complete", state::list_is_complete),
         el1_test!("c4_registers_survive_exits", state::registers),
         el1_test!("c4_fp_survives_exits", state::fp),
+        el1_test!("c4_keys_survive_exits", pauth::keys),
+        el1_test!("c3_vectors_survive_exits", sve::survives_exits),
+        el1_test!("c3_v_clears_the_rest", sve::v_clears_the_rest),
+        el1_test!("c3_every_vector_length", sve::lengths),
+        el1_test!("c5_breakpoints", debug::breakpoints),
+        el1_test!("c5_watchpoints", debug::watchpoints),
+        el1_test!("c5_single_step", debug::single_step),
+        el1_test!("c5_os_lock", debug::os_lock),
+        el1_test!("c5_nothing_at_el2", debug::nothing_at_el2),
+        el1_test!("c5_values_are_kept", debug::values_are_kept),
+        el1_test!("c10_an_serror_is_taken_once", serror::taken_once),
+        el1_test!("c6_cycles_are_counted", pmu::counts),
+        el1_test!("c6_exits_do_not_count", pmu::exits_do_not_count),
+        el1_test!("c6_software_increments", pmu::software_increments),
+        el1_test!("c6_user_access", pmu::user_access),
         el1_test!("abort_data_outside_ram", aborts::data),
         el1_test!("abort_fetch_outside_ram", aborts::fetch),
         el1_test!("hole_below_ram_reads_as_zero", aborts::hole),
@@ -54,7 +84,7 @@ fn main() -> ! {
         el1_test!("c9_other_immediates", calls::immediates),
         el1_test!("psci_version_and_features", psci_tests::features),
     ];
-    with_mmu_off.iter().for_each(test::run_test);
+    with_mmu_off.iter().filter(chosen).for_each(test::run_test);
     mmu::enable();
     let with_mmu_on = [
         el1_test!("abort_data_outside_ram_mmu_on", aborts::data),
@@ -87,7 +117,10 @@ fn main() -> ! {
         el1_test!("timer_level_shows_as_pending", timers::level),
         el1_test!("timer_edges", timers::edges),
         el1_test!("timers_are_independent", timers::independent),
+        el1_test!("s1_waits_keep_their_deadlines", waits::deadlines),
         el1_test!("counter_goes_forward", timers::forward),
+        el1_test!("c6_overflow_interrupts", pmu::interrupts),
+        el1_test!("c5_watchpoints_mmu_on", debug::watchpoints),
         el1_test!("sgi_all_to_all", sgis::all_to_all),
         el1_test!("sgi_to_all_but_self", sgis::all_but_self),
         el1_test!("spi_to_every_vcpu", sgis::spi_routes),
@@ -100,7 +133,7 @@ fn main() -> ! {
         el1_test!("its_random_commands", its_tests::random),
         el1_test!("its_random_commands_from_all", its_tests::rivals),
     ];
-    with_mmu_on.iter().for_each(test::run_test);
+    with_mmu_on.iter().filter(chosen).for_each(test::run_test);
     test::summary();
     psci::system_off()
 }

@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "a load that no syndrome describes")]
 
 use core::arch::asm;
+use guest_abi::dma;
 use guest_abi::map::PCI_ECAM_BASE;
-use payload::{Fault, catch, mem, timer};
+use payload::{Fault, catch, mem, psci, timer};
 
 /// Runs a command; `None` if there is none of this name.
 pub(crate) fn run(name: &str, [a, b, c]: [u64; 3]) -> Option<Result<u64, Fault>> {
@@ -17,6 +18,7 @@ pub(crate) fn run(name: &str, [a, b, c]: [u64; 3]) -> Option<Result<u64, Fault>>
         "w" => catch(|| mem::write32(a, b)).map(|()| 0),
         "rd" => catch(|| pair(a)),
         "fill" => catch(|| places().for_each(|at| mem::write32(at, word(at)))).map(|()| 0),
+        "zero" => catch(|| (a..a + b).step_by(8).for_each(|at| mem::write64(at, 0))).map(|()| 0),
         "check" => catch(|| places().filter(|at| mem::read32(*at) != word(*at)).count() as u64),
         "size" => catch(|| size(PCI_ECAM_BASE + (a << 15) + 0x10 + b * 4)),
         "bench" => {
@@ -25,6 +27,14 @@ pub(crate) fn run(name: &str, [a, b, c]: [u64; 3]) -> Option<Result<u64, Fault>>
             let touched = catch(|| places().for_each(|at| mem::write32(at, word(at))));
             let ticks = timer::now() - start;
             touched.map(|()| payload::stats::insns_per_op(ticks, timer::hz(), count.max(1)))
+        }
+        "declare" => Ok(each_page(dma::DMA_DECLARE, a, b)),
+        "undeclare" => Ok(each_page(dma::DMA_UNDECLARE, a, b)),
+        "store" => {
+            let start = timer::now();
+            let stored = catch(|| mem::write16(config, c));
+            let ticks = timer::now() - start;
+            stored.map(|()| payload::stats::insns_per_op(ticks, timer::hz(), 1))
         }
         "when" => {
             let start = timer::now();
@@ -41,6 +51,19 @@ pub(crate) fn run(name: &str, [a, b, c]: [u64; 3]) -> Option<Result<u64, Fault>>
         }
         _ => return None,
     })
+}
+
+/// Makes a call about `pages` pages until all are done; gives how many, or the refusal.
+fn each_page(function: u32, at: u64, pages: u64) -> u64 {
+    let mut done = 0;
+    while done < pages {
+        let answer = psci::hvc(function, at + done * 4096, pages - done, 0);
+        match u64::try_from(answer) {
+            Ok(more) => done += more,
+            Err(_) => return answer.cast_unsigned(),
+        }
+    }
+    done
 }
 
 /// The word that `fill` puts at `at`.

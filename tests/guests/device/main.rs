@@ -11,9 +11,12 @@
 //! | `r A`, `w A V` | loads, stores a word at A |
 //! | `rd A` | loads eight bytes by LDP, which has no syndrome |
 //! | `fill A N S` | stores, at each S-th byte of N bytes from A, a word that depends on where |
+//! | `zero A N` | stores zeroes in N bytes from A |
 //! | `check A N S` | counts the words of `fill` that are not there |
 //! | `size D B` | writes ones to BAR B and gives the size that it says |
 //! | `bench A N S` | touches as `fill` does; gives instructions a touch under `-icount` |
+//! | `declare A N`, `undeclare A N` | lets devices reach N pages from A, or no longer; gives N or the refusal |
+//! | `store D O V` | as `ch`; gives the instructions it took under `-icount` |
 //! | `when A` | loads a word, and gives the milliseconds that took |
 //! | `loop A` | loads at A over and over, until a key comes; gives how many took an exception |
 //! | `off` | switches the machine off |

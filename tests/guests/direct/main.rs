@@ -2,11 +2,13 @@
 //!
 //! With it core and its guests are tested without network, control port and disk. Boot
 //! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
-//! each (128), `repeat=` times one after the other (1), `guest=migrate`,
-//! `lock` or `conformance` instead of the guest that it was built around, `args=` the guest's own boot
+//! each (128), `repeat=` times one after the other (1), `guest=migrate`, `timers`,
+//! `lock`, `conformance` or `paravirt` instead of the guest that it was built around, `flags=` what the VMs are to do without
+//! (`guest_abi::core_call::VM_FLAGS`, 0), `nap=` how many microseconds it sleeps while nothing is to be done (200), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
-//! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time. A line of the guest in VM n begins with `vm<n>| `.
+//! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `serror=N`
+//! makes N SErrors pending in vCPU 0 of each, one after the other. A line of the guest in VM n begins with `vm<n>| `.
 #![no_std]
 #![no_main]
 
@@ -34,11 +36,14 @@ struct Orders {
     vcpus: u64,
     mib: u64,
     repeat: u64,
+    flags: u64,
+    nap_us: u64,
     args: alloc::string::String,
     guest: &'static [u8],
     device: Option<device::Order>,
     resets: u64,
     pin: bool,
+    serrors: u64,
 }
 
 fn main() -> ! {
@@ -68,10 +73,13 @@ fn main() -> ! {
         vcpus: number("vcpus", 1),
         mib: number("mib", 128),
         repeat: number("repeat", 1),
+        flags: number("flags", 0),
+        nap_us: number("nap", 200),
         args: word("args").unwrap_or("").replace(',', " "),
         device: word("device").and_then(device::Order::read),
         resets: number("resets", 0),
         pin,
+        serrors: number("serror", 0),
     };
     gic::init_distributor();
     gic::init_cpu();
@@ -101,6 +109,7 @@ fn run_once(orders: &Orders) {
         .device
         .map(|order| device::Watch::new(order, orders.resets));
     let mut pin = pin::Pin::new();
+    let mut serrors = orders.serrors;
     while vms.iter().any(Option::is_some) {
         let mut news = false;
         if orders.pin {
@@ -108,6 +117,10 @@ fn run_once(orders: &Orders) {
         }
         if let Some(watch) = &mut watch {
             watch.look();
+        }
+        if serrors > 0 {
+            serrors -= 1;
+            vms.iter().flatten().for_each(|vm| vm.serror(serrors));
         }
         for place in &mut vms {
             if let Some(vm) = place {
@@ -120,19 +133,19 @@ fn run_once(orders: &Orders) {
             }
         }
         if !news {
-            nap();
+            nap(orders.nap_us);
         }
     }
 }
 
-/// Sleeps for a fifth of a millisecond, so that a guest can have the core.
+/// Sleeps for so many microseconds, so that a guest can have the core.
 ///
 /// The interrupt has to be taken: while it is pending, WFI does not wait, and root comes
 /// before every guest of its core.
-fn nap() {
+fn nap(us: u64) {
     let timer = Timer::Virtual;
     let before = gic::taken(0);
-    timer.set_compare(timer.now() + timer::ticks(200_000));
+    timer.set_compare(timer.now() + timer::ticks(us * 1_000));
     timer.set_control(timer::ENABLE);
     while gic::taken(0) == before {
         cpu::wfi();

@@ -8,14 +8,16 @@ use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
 /// The guests: flat images, or what stands in for one that was not asked for.
-static GUESTS: [(&str, &[u8]); 4] = [
+static GUESTS: [(&str, &[u8]); 5] = [
     ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
     ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
+    ("timers", include_bytes!(env!("SKETE_DIRECT_TIMERS"))),
     ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
     (
         "conformance",
         include_bytes!(env!("SKETE_DIRECT_CONFORMANCE")),
     ),
+    ("paravirt", include_bytes!(env!("SKETE_DIRECT_PARAVIRT"))),
 ];
 
 /// Returns the guest with this name.
@@ -45,9 +47,13 @@ impl Vm {
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
         config[8..12].copy_from_slice(&(orders.vcpus as u32).to_le_bytes());
-        if orders.device.is_some() && n == 0 {
-            config[12..16].copy_from_slice(&VM_ITS.to_le_bytes());
-        }
+        let its = if orders.device.is_some() && n == 0 {
+            VM_ITS
+        } else {
+            0
+        };
+        let flags = orders.flags as u32 | its;
+        config[12..16].copy_from_slice(&flags.to_le_bytes());
         config[16..22].copy_from_slice(b"direct");
         frame.fill(&config);
         let [handle, shared_pa] = calls::call(CoreCall::VmCreate, [frame.pa, 0, 0, 0])
@@ -99,6 +105,13 @@ impl Vm {
     pub(crate) fn pin(&self, cores: u64) {
         if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, 0, cores, 0]) {
             println!("DIRECT vm{} VcpuAffinity {cores:#x}: {status:?}", self.n);
+        }
+    }
+
+    /// Makes an SError pending in vCPU 0, with this syndrome.
+    pub(crate) fn serror(&self, syndrome: u64) {
+        if let Err(status) = calls::call(CoreCall::VcpuSerror, [self.handle, 0, syndrome, 0]) {
+            println!("DIRECT vm{} VcpuSerror: {status:?}", self.n);
         }
     }
 

@@ -100,6 +100,7 @@ impl Linux {
             cmdline: "console=ttyAMA0",
             initrd: Some((at, initrd)),
             seed: core::array::from_fn(|n| (n as u8).wrapping_mul(37)),
+            pmu: false,
             pci: false,
         };
         copy_in(vm, &frame, plan.tree, &tree.write().expect("a device tree"));

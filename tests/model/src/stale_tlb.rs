@@ -11,6 +11,8 @@ use crate::hardware_walk::{self, Fault, Memory, Translation};
 struct Cached {
     vmid: u16,
     level: u8,
+    /// How many it covers: a table's or leaf's span, or sixteen pages with the Contiguous hint.
+    bytes: u64,
     /// First address that the entry covers.
     base: u64,
     kind: Kind,
@@ -31,8 +33,7 @@ pub struct StaleTlb {
 const SPAN: [u64; 4] = [1 << 39, 1 << 30, 1 << 21, 1 << 12];
 
 fn covers(cached: &Cached, vmid: u16, ipa: u64) -> bool {
-    cached.vmid == vmid
-        && ipa / SPAN[usize::from(cached.level)] * SPAN[usize::from(cached.level)] == cached.base
+    cached.vmid == vmid && ipa / cached.bytes * cached.bytes == cached.base
 }
 
 impl StaleTlb {
@@ -49,7 +50,7 @@ impl StaleTlb {
         for cached in self.entries.iter().filter(|c| covers(c, vmid, ipa)) {
             match cached.kind {
                 Kind::Leaf(leaf) => {
-                    let offset = ipa % SPAN[usize::from(cached.level)];
+                    let offset = ipa % cached.bytes;
                     return Ok(Translation {
                         pa: leaf.pa + offset,
                         ..leaf
@@ -67,6 +68,7 @@ impl StaleTlb {
             entries.push(Cached {
                 vmid,
                 level,
+                bytes: span,
                 base: ipa / span * span,
                 kind: Kind::Table(table),
             });
@@ -81,10 +83,16 @@ impl StaleTlb {
         }?;
         // An entry whose access flag is clear is not cached, even where hardware sets it.
         if result.raw >> 10 & 1 == 1 {
-            let span = SPAN[usize::from(result.level)];
+            let hinted = result.level == 3 && result.raw >> 52 & 1 == 1;
+            let span = if hinted {
+                65_536
+            } else {
+                SPAN[usize::from(result.level)]
+            };
             self.entries.push(Cached {
                 vmid,
                 level: result.level,
+                bytes: span,
                 base: ipa / span * span,
                 kind: Kind::Leaf(Translation {
                     pa: result.pa - ipa % span,
@@ -117,7 +125,7 @@ impl StaleTlb {
     pub fn reaches(&self, pa: u64, bytes: u64) -> bool {
         self.entries.iter().any(|cached| {
             let (from, len) = match cached.kind {
-                Kind::Leaf(leaf) => (leaf.pa, SPAN[usize::from(cached.level)]),
+                Kind::Leaf(leaf) => (leaf.pa, cached.bytes),
                 Kind::Table(table) => (table, 4096),
             };
             from < pa + bytes && pa < from + len

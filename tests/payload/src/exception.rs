@@ -30,8 +30,13 @@ pub struct Frame {
 
 const EL1H_SYNC: u64 = 4;
 const EL1H_IRQ: u64 = 5;
+/// Exception class of a single step of the same level, and what masks the next.
+const STEP: u64 = 0x33;
+const SPSR_D: u64 = 1 << 9;
+const EL1H_SERROR: u64 = 7;
+const SPSR_A: u64 = 1 << 8;
 
-/// A synchronous exception that [`catch`] caught.
+/// A synchronous exception, or an SError, that [`catch`] caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// ESR_EL1.
@@ -128,6 +133,13 @@ pub(crate) fn taken(frame: &mut Frame) {
     let expected = &EXPECTED[cpu::index()];
     match frame.vector {
         EL1H_IRQ => gic::handle(frame.entered),
+        EL1H_SERROR if expected.armed.load(Ordering::SeqCst) => {
+            let hits = expected.hits.load(Ordering::Relaxed);
+            expected.esr.store(frame.esr, Ordering::Relaxed);
+            expected.hits.store(hits + 1, Ordering::Relaxed);
+            // Once: whatever pends another has to wait.
+            frame.spsr |= SPSR_A;
+        }
         EL1H_SYNC if expected.armed.load(Ordering::SeqCst) => {
             let hits = expected.hits.load(Ordering::Relaxed);
             if hits == 0 {
@@ -136,6 +148,11 @@ pub(crate) fn taken(frame: &mut Frame) {
                 expected.elr.store(frame.elr, Ordering::Relaxed);
             }
             expected.hits.store(hits + 1, Ordering::Relaxed);
+            // A step was performed: it goes on from there, and is not stepped any more.
+            if frame.esr >> 26 & 0x3f == STEP {
+                frame.spsr |= SPSR_D;
+                return;
+            }
             let (start, end) = mem::image();
             frame.elr = if (start..end).contains(&frame.elr) {
                 frame.elr.wrapping_add(4)

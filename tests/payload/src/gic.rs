@@ -5,7 +5,7 @@
 
 use crate::sysreg::{
     CNTP_CTL_EL0, CNTV_CTL_EL0, ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1,
-    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1,
+    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1, PMOVSCLR_EL0,
 };
 use crate::{cpu, mem};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -47,6 +47,8 @@ pub const ICFGR: u64 = 0xc00;
 pub const IROUTER: u64 = 0x6000;
 /// GICD_PIDR2.
 pub const PIDR2: u64 = 0xffe8;
+/// The interrupt of the performance monitors (PPI 7).
+const PMU_INTID: u64 = 23;
 /// INTIDs that are no interrupts (IHI 0069, 2.2).
 pub const SPECIAL: core::ops::Range<u64> = 1020..1024;
 
@@ -84,6 +86,8 @@ pub(crate) fn handle(entered: u64) {
         CNTV_CTL_EL0.write(0b11);
     } else if intid == u64::from(PTIMER_INTID) {
         CNTP_CTL_EL0.write(0b11);
+    } else if intid == PMU_INTID {
+        PMOVSCLR_EL0.write(0xffff_ffff);
     }
     if let Some(count) = log.count.get(intid as usize) {
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);

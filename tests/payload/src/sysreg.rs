@@ -128,6 +128,7 @@ registers! {
     MAIR_EL1 = 3 0 10 2 0;
     AMAIR_EL1 = 3 0 10 3 0;
     VBAR_EL1 = 3 0 12 0 0;
+    ISR_EL1 = 3 0 12 1 0;
     ICC_RPR_EL1 = 3 0 12 11 3;
     ICC_SGI1R_EL1 = 3 0 12 11 5;
     ICC_IAR1_EL1 = 3 0 12 12 0;
@@ -156,7 +157,12 @@ registers! {
     CNTV_TVAL_EL0 = 3 3 14 3 0;
     CNTV_CTL_EL0 = 3 3 14 3 1;
     CNTV_CVAL_EL0 = 3 3 14 3 2;
+    ZCR_EL1 = 3 0 1 2 0;
+    PMOVSCLR_EL0 = 3 3 9 12 3;
+    PMUSERENR_EL0 = 3 3 9 14 0;
     MDSCR_EL1 = 2 0 0 2 2;
+    OSLAR_EL1 = 2 0 1 0 4;
+    OSLSR_EL1 = 2 0 1 1 4;
     DBGBVR0_EL1 = 2 0 0 0 4;
     DBGWVR0_EL1 = 2 0 0 0 6;
     DBGBVR1_EL1 = 2 0 0 1 4;

@@ -93,6 +93,11 @@ impl Appliance {
         Ok(())
     }
 
+    /// What core and root have said.
+    pub fn serial(&self) -> &crate::Serial {
+        self.machine.serial()
+    }
+
     /// The machine.
     pub fn machine(&mut self) -> &mut Machine {
         &mut self.machine

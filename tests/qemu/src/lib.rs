@@ -21,6 +21,7 @@ pub mod paths;
 mod qmp;
 mod serial;
 mod shell;
+pub mod stress;
 
 pub use appliance::{Appliance, PORT_INSIDE};
 pub use board::{Board, Cpu};

@@ -37,6 +37,11 @@ pub fn guest_initrd() -> PathBuf {
     guest().join("initrd.gz")
 }
 
+/// What goes behind the guest's initramfs for a guest that compiles: gzipped, too.
+pub fn guest_compiler() -> PathBuf {
+    guest().join("compiler.gz")
+}
+
 /// Where a failed test leaves its logs.
 pub fn logs(test: &str) -> PathBuf {
     target().join("logs").join(test.replace("::", "."))

@@ -4,6 +4,8 @@
 //! so that a counter read before and after tells how many there were, whatever this machine
 //! is doing meanwhile. Time in which every CPU waits is skipped (`sleep=off`) and counts too.
 
+mod device;
+
 use std::fs;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 45] = [
+const KEYS: [(&str, &str, Option<u64>); 53] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -56,6 +58,14 @@ const KEYS: [(&str, &str, Option<u64>); 45] = [
     ("mem_age_gib_4k_tlbi", "ops", None),
     ("mem_age_gib_2m", "insns", None),
     ("mem_age_gib_2m_tlbi", "ops", None),
+    ("dev_fault_1g", "insns", Some(4_000)),
+    ("dev_fault_2m", "insns", Some(5_000)),
+    ("dev_fault_64k", "insns", Some(12_000)),
+    ("dev_fault_4k", "insns", Some(5_000)),
+    ("dev_faults_per_gib", "faults", Some(2)),
+    ("dev_zap_gib_1g", "insns", Some(10_000)),
+    ("dev_zap_gib_2m", "insns", Some(500_000)),
+    ("dev_zap_gib_64k", "insns", None),
     ("mem_slice_dirty", "insns", Some(1_000_000)),
     ("mem_slice_age", "insns", Some(1_000_000)),
     ("mem_slice_destroy", "insns", Some(1_000_000)),
@@ -132,7 +142,7 @@ fn measure(cpu: Cpu) -> Result<Results> {
     keep("guest_boot_insns", boot);
     keep("vm_bytes", overhead);
     skete.shut_down()?;
-    for (key, value) in memory(cpu)? {
+    for (key, value) in memory(cpu)?.into_iter().chain(device::measure(cpu)?) {
         results.insert(key, json!(value));
     }
     for times in [1, 2, 4] {

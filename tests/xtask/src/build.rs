@@ -57,15 +57,18 @@ pub(crate) fn guests() -> Result<()> {
     let carried = [
         ("SKETE_DIRECT_GUEST", paths::payload("memory")),
         ("SKETE_DIRECT_MIGRATE", paths::payload("migrate")),
+        ("SKETE_DIRECT_TIMERS", paths::payload("timers")),
         ("SKETE_DIRECT_LOCK", paths::payload("lock")),
         ("SKETE_DIRECT_CONFORMANCE", paths::payload("conformance")),
+        ("SKETE_DIRECT_PARAVIRT", paths::payload("paravirt")),
         ("SKETE_LINUX_KERNEL", paths::guest_kernel()),
         ("SKETE_LINUX_INITRD", paths::guest_initrd()),
     ];
     for name in ["memory_root", "linux_root", "direct"] {
         bare_root(name, &carried)?;
     }
-    Ok(())
+    let conformance = [("SKETE_DIRECT_GUEST", paths::payload("conformance"))];
+    bare_root("direct", &conformance)
 }
 
 /// Builds target/NAME.img: core, and the guest `name` as its root, which carries some files.

@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: from nothing to a Linux shell in a VM of Skete's.
 
+mod device;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,9 @@ const INITRD: &str = "busybox";
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs the demo: attached to this terminal, or checking by itself.
-pub(crate) fn demo(machine: &MachineArgs, check: bool) -> Result<()> {
+///
+/// With `device`, the guest gets a drive of the machine's, and uses it before either.
+pub(crate) fn demo(machine: &MachineArgs, check: bool, device: bool) -> Result<()> {
     setup::emulator()?;
     guest::fetch()?;
     build::appliance()?;
@@ -28,9 +32,13 @@ pub(crate) fn demo(machine: &MachineArgs, check: bool) -> Result<()> {
     say(&format!(
         "starting Skete in QEMU: {cpu}, {smp} CPUs, {memory}"
     ));
+    let mut board = machine.board();
+    let drive = device
+        .then(|| device::Drive::add_to(&mut board))
+        .transpose()?;
     let begin = Instant::now();
     let logs = paths::logs("demo");
-    let skete = Appliance::start(machine.board(), &runs::token()?, &logs, PATIENCE)?;
+    let skete = Appliance::start(board, &runs::token()?, &logs, PATIENCE)?;
     let seconds = begin.elapsed().as_secs_f32();
     say(&format!("{} answers after {seconds:.1} s", skete.url()));
 
@@ -61,10 +69,28 @@ pub(crate) fn demo(machine: &MachineArgs, check: bool) -> Result<()> {
         "--cmdline",
         "console=ttyAMA0",
     ])?;
+    if drive.is_some() {
+        skete_cli(&["device", "ls"])?;
+        skete_cli(&["device", "attach", VM, device::PCI, "--profile", "nvme"])?;
+    }
     skete_cli(&["vm", "start", VM])?;
-    if check {
-        checks(&skete.control(), guest_bytes)?;
-    } else {
+    let control = skete.control();
+    if let Some(drive) = &drive {
+        let mut shell = prompt(&control)?;
+        device::show(&control, &mut shell, drive)?;
+        skete_cli(&["device", "show", device::PCI])?;
+        skete_cli(&["device", "touches", device::PCI])?;
+        if check {
+            power_off(shell)?;
+        }
+    } else if check {
+        let mut shell = prompt(&control)?;
+        for held in shell.check(2, guest_bytes)? {
+            println!("  {held}");
+        }
+        power_off(shell)?;
+    }
+    if !check {
         skete_cli(&["console", VM])?;
     }
     skete.shut_down()?;
@@ -72,15 +98,16 @@ pub(crate) fn demo(machine: &MachineArgs, check: bool) -> Result<()> {
     Ok(())
 }
 
-/// Runs commands in the guest and compares what they print.
-fn checks(control: &Control, memory_bytes: u64) -> Result<()> {
+/// Waits for the guest's shell.
+fn prompt(control: &Control) -> Result<Shell> {
     let begin = Instant::now();
-    let mut shell = Shell::wait(control, VM, PATIENCE)?;
+    let shell = Shell::wait(control, VM, PATIENCE)?;
     let seconds = begin.elapsed().as_secs_f32();
     say(&format!("Linux prompts after {seconds:.1} s"));
-    for held in shell.check(2, memory_bytes)? {
-        println!("  {held}");
-    }
+    Ok(shell)
+}
+
+fn power_off(shell: Shell) -> Result<()> {
     shell.power_off(PATIENCE)?;
     say("the guest powered itself off by PSCI");
     Ok(())

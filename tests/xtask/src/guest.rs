@@ -1,4 +1,5 @@
-//! The guest of tests and demo: Debian's arm64 cloud kernel, and busybox as its user space.
+//! The guest of tests and demo: Debian's arm64 cloud kernel, busybox as its user space, and a
+//! compiler beside it.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +9,10 @@ use qemu::paths;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{apt, initramfs};
+use crate::{apt, compiler, initramfs};
 
 /// Bumped when what is built from the packages changes.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// Fetches and builds the guest unless it is there, whole and unchanged.
 pub(crate) fn fetch() -> Result<()> {
@@ -44,11 +45,16 @@ pub(crate) fn fetch() -> Result<()> {
         initramfs::build(&fs::read(busybox)?)?,
     )?;
 
+    let _ = fs::remove_dir_all(&unpacked);
+    fs::create_dir_all(&unpacked)?;
+    fs::write(paths::guest_compiler(), compiler::build(&apt, &unpacked)?)?;
+
     let manifest = json!({
         "recipe": RECIPE,
         "kernel": kernel,
         "vmlinuz": hash(&paths::guest_kernel())?,
         "initrd.gz": hash(&paths::guest_initrd())?,
+        "compiler.gz": hash(&paths::guest_compiler())?,
     });
     fs::write(dir.join("manifest.json"), format!("{manifest:#}\n"))?;
     fs::remove_dir_all(&unpacked)?;
@@ -66,7 +72,10 @@ fn is_whole(dir: &Path) -> bool {
         let expected = manifest.get(name).and_then(Value::as_str);
         expected.is_some_and(|expected| hash(&dir.join(name)).is_ok_and(|is| is == expected))
     };
-    manifest.get("recipe") == Some(&json!(RECIPE)) && same("vmlinuz") && same("initrd.gz")
+    manifest.get("recipe") == Some(&json!(RECIPE))
+        && ["vmlinuz", "initrd.gz", "compiler.gz"]
+            .into_iter()
+            .all(same)
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -1,6 +1,7 @@
 //! A user space of one program: busybox, and the script that starts it.
 
-use std::io::{Cursor, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 
 use anyhow::Result;
 use cpio::newc::{Builder, ModeFileType, trailer};
@@ -37,34 +38,64 @@ echo skete-guest: ready
 exec /bin/busybox poweroff -f
 ";
 
-/// Builds the archive, gzipped, around a statically linked busybox for the guest.
-pub(crate) fn build(busybox: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut inode = 0;
-    let mut entry = |builder: fn(Builder) -> Builder, name: &str, data: &[u8]| -> Result<()> {
-        inode += 1;
-        let header = builder(Builder::new(name).ino(inode));
-        let mut file = header.write(&mut out, u32::try_from(data.len())?);
+/// An archive in the making.
+struct Archive {
+    out: Vec<u8>,
+    inode: u32,
+}
+
+impl Archive {
+    const fn new() -> Self {
+        Self {
+            out: Vec::new(),
+            inode: 0,
+        }
+    }
+
+    fn entry(
+        &mut self,
+        kind: impl FnOnce(Builder) -> Builder,
+        name: &str,
+        data: &[u8],
+    ) -> Result<()> {
+        self.inode += 1;
+        let header = kind(Builder::new(name).ino(self.inode));
+        let mut file = header.write(&mut self.out, u32::try_from(data.len())?);
         file.write_all(data)?;
         file.finish()?;
         Ok(())
-    };
-    let directory = |builder: Builder| {
-        builder
-            .mode(0o755)
-            .set_mode_file_type(ModeFileType::Directory)
-    };
-    for name in ["bin", "dev", "proc", "sys", "tmp", "root", "etc"] {
-        entry(directory, name, &[])?;
     }
-    let program = |builder: Builder| {
-        builder
-            .mode(0o755)
-            .set_mode_file_type(ModeFileType::Regular)
-    };
-    entry(program, "bin/busybox", busybox)?;
-    entry(program, "init", INIT.as_bytes())?;
-    entry(program, "bench", BENCH.as_bytes())?;
+
+    fn directory(&mut self, name: &str) -> Result<()> {
+        let directory = ModeFileType::Directory;
+        self.entry(|b| b.mode(0o755).set_mode_file_type(directory), name, &[])
+    }
+
+    fn program(&mut self, name: &str, data: &[u8]) -> Result<()> {
+        let file = ModeFileType::Regular;
+        self.entry(|b| b.mode(0o755).set_mode_file_type(file), name, data)
+    }
+
+    /// Ends it, and compresses it without time and name: the same files give the same bytes.
+    fn gzip(mut self) -> Result<Vec<u8>> {
+        trailer(&mut self.out)?;
+        let mut gzip = GzBuilder::new()
+            .mtime(0)
+            .write(Vec::new(), Compression::default());
+        gzip.write_all(&self.out)?;
+        Ok(gzip.finish()?)
+    }
+}
+
+/// Builds the archive, gzipped, around a statically linked busybox for the guest.
+pub(crate) fn build(busybox: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    for name in ["bin", "dev", "proc", "sys", "tmp", "root", "etc"] {
+        archive.directory(name)?;
+    }
+    archive.program("bin/busybox", busybox)?;
+    archive.program("init", INIT.as_bytes())?;
+    archive.program("bench", BENCH.as_bytes())?;
     // The kernel opens it for the first program; devtmpfs is not mounted by then.
     let console = |builder: Builder| {
         builder
@@ -73,15 +104,25 @@ pub(crate) fn build(busybox: &[u8]) -> Result<Vec<u8>> {
             .rdev_major(5)
             .rdev_minor(1)
     };
-    entry(console, "dev/console", &[])?;
-    trailer(&mut out)?;
+    archive.entry(console, "dev/console", &[])?;
+    archive.gzip()
+}
 
-    // No time and no name: the same packages give the same bytes.
-    let mut gzip = GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), Compression::default());
-    gzip.write_all(Cursor::new(out).get_ref())?;
-    Ok(gzip.finish()?)
+/// Builds an archive, gzipped, of files by path; Linux takes it behind the other. Directories
+/// are made as they are needed.
+pub(crate) fn of_files(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    let mut made = BTreeSet::new();
+    for (path, data) in files {
+        for (at, _) in path.match_indices('/') {
+            let (parent, _) = path.split_at(at);
+            if made.insert(parent) {
+                archive.directory(parent)?;
+            }
+        }
+        archive.program(path, data)?;
+    }
+    archive.gzip()
 }
 
 #[cfg(test)]
@@ -103,5 +144,23 @@ mod tests {
         assert!(has(b"00002180") && has(b"0000000500000001"));
         assert!(has(b"TRAILER!!!"));
         assert_eq!(gzip, build(b"\x7fELF").expect("again"));
+    }
+
+    #[test]
+    fn every_directory_comes_once_and_before_what_is_in_it() {
+        let files = ["a/b/c", "a/b/d", "a/e"].map(|path| (path.to_owned(), b"x".to_vec()));
+        let gzip = of_files(&files.into()).expect("memory suffices");
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&gzip[..])
+            .read_to_end(&mut plain)
+            .expect("is gzip");
+        let text = String::from_utf8_lossy(&plain).into_owned();
+        let at = |name: &str| {
+            let found: Vec<_> = text.match_indices(name).map(|(at, _)| at).collect();
+            assert_eq!(found.len(), 1, "{name:?}");
+            found[0]
+        };
+        assert!(at("a\0") < at("a/b\0") && at("a/b\0") < at("a/b/c\0"));
+        assert!(at("a/b/d\0") < at("a/e\0"));
     }
 }

@@ -11,14 +11,19 @@ mod apt;
 mod bench;
 mod build;
 mod check;
+mod compiler;
 mod debug;
 mod demo;
 mod guest;
 mod initramfs;
 mod mutants;
+#[cfg(test)]
+mod parsing;
 mod run;
 mod setup;
 mod shell;
+mod stack;
+mod stress;
 mod symbols;
 mod test;
 mod toolchain;
@@ -65,12 +70,19 @@ enum Command {
         #[arg(long, short, default_value = "skete-gmap")]
         package: String,
     },
+    /// Wears core out: moves between cores, timer interrupts
+    Stress {
+        #[command(subcommand)]
+        what: stress::Stress,
+    },
     /// What operations cost, in instructions; fails above the limits
     Bench {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
+    /// How deep the EL2 stack can get, from the program that was built; fails above half of it
+    Stack,
     /// A Linux shell in a VM of Skete's, from nothing
     Demo {
         #[command(flatten)]
@@ -78,6 +90,9 @@ enum Command {
         /// Without a terminal: run commands in the guest, compare what they print, power off
         #[arg(long)]
         check: bool,
+        /// Hand the guest an NVMe drive of the machine's; use it, and reset it while it reads
+        #[arg(long)]
+        device: bool,
     },
     /// Starts the appliance and leaves its control port on 127.0.0.1
     Run(MachineArgs),
@@ -111,7 +126,7 @@ impl MachineArgs {
 
 fn main() -> ExitCode {
     match obey(Line::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -119,17 +134,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn obey(command: Command) -> Result<()> {
+fn obey(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup => setup::everything(),
-        Command::Build => build::appliance(),
-        Command::Guest => guest::fetch(),
-        Command::Check => check::check(),
-        Command::Test { filter, long } => test::everything(filter.as_deref(), long),
-        Command::Mutants { shard, package } => mutants::hunt(&package, &shard),
-        Command::Bench { json } => bench::bench(json),
-        Command::Demo { machine, check } => demo::demo(&machine, check),
-        Command::Run(machine) => run::run(&machine),
-        Command::Debug(machine) => debug::debug(&machine),
+        Command::Setup => setup::everything()?,
+        Command::Build => build::appliance()?,
+        Command::Guest => guest::fetch()?,
+        Command::Check => check::check()?,
+        Command::Test { filter, long } => test::everything(filter.as_deref(), long)?,
+        Command::Mutants { shard, package } => mutants::hunt(&package, &shard)?,
+        Command::Stress { what } => return stress::stress(what),
+        Command::Bench { json } => bench::bench(json)?,
+        Command::Stack => stack::check()?,
+        Command::Demo {
+            machine,
+            check,
+            device,
+        } => demo::demo(&machine, check, device)?,
+        Command::Run(machine) => run::run(&machine)?,
+        Command::Debug(machine) => debug::debug(&machine)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

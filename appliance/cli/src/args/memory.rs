@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use skete_client::api::{MemoryKind, MemoryScan};
 use skete_client::size;
 
-use super::name;
+use super::{address, name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MemoryCommand {
@@ -180,15 +180,6 @@ impl From<Scan> for MemoryScan {
             Scan::HostDirty => Self::HostDirty,
         }
     }
-}
-
-/// Reads a number, hexadecimal with `0x`.
-fn address(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| format!("'{text}' is no address: write for example 0x40000000"))
 }
 
 fn byte(text: &str) -> Result<u8, String> {

@@ -1,12 +1,14 @@
 //! The command line.
 
+pub(crate) mod cpu;
+pub(crate) mod device;
 pub(crate) mod memory;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use skete_client::api::ImageKind;
+use skete_client::api::{CpuFeatures, DeviceSpec, ImageKind};
 use skete_client::size;
 
 /// Manages virtual machines on a Skete appliance.
@@ -74,9 +76,12 @@ pub(crate) enum Command {
     /// Define, start, stop, show and delete virtual machines.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Give PCI devices to VMs; show, reset, revoke, read and write those that VMs have.
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     /// List the virtual machines; the same as `vm ls`.
     Ls,
-    /// Attach to a VM's console. Ctrl-] detaches.
+    /// Attach to a VM's console, until the VM stops. Ctrl-] detaches.
     Console(ConsoleArgs),
     /// Print events as they happen.
     Events(EventsArgs),
@@ -141,6 +146,12 @@ pub(crate) enum VmCommand {
         #[arg(required = true, value_parser = name)]
         names: Vec<String>,
     },
+    /// Restart VMs: those that run are reset, the others started.
+    Restart {
+        /// Names of the VMs.
+        #[arg(required = true, value_parser = name)]
+        names: Vec<String>,
+    },
     /// List the VMs.
     Ls,
     /// Show a VM.
@@ -149,6 +160,9 @@ pub(crate) enum VmCommand {
         #[arg(value_parser = name)]
         name: String,
     },
+    /// Show and change the share of VMs' vCPUs, and where they run.
+    #[command(subcommand)]
+    Cpu(cpu::CpuCommand),
     /// Show, limit, scan and take back the memory of running VMs.
     #[command(subcommand)]
     Memory(memory::MemoryCommand),
@@ -192,6 +206,16 @@ pub(crate) struct CreateArgs {
     /// RAM, such as 512MiB or 2GiB [default: 256MiB].
     #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) memory: Option<u64>,
+    /// A PCI function that it has; may be given more than once. For example
+    /// 00:03.0,profile=nvme; see `skete device attach --help` for what may follow.
+    #[arg(long = "device", value_name = "PCI[,…]", value_parser = device::device)]
+    pub(crate) devices: Vec<DeviceSpec>,
+    /// Features of the CPU that the VM must have, or must not: sve, pauth, pmu. Those left out
+    /// it has if the machine has them.
+    #[arg(long, value_name = "NAME=on|off,…", value_parser = cpu_features)]
+    pub(crate) cpu_features: Option<CpuFeatures>,
+    #[command(flatten)]
+    pub(crate) cpu: cpu::NewCpu,
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +226,9 @@ pub(crate) struct ConsoleArgs {
     /// Print what the console remembers, and type nothing.
     #[arg(short, long)]
     pub(crate) log: bool,
+    /// Stay when the VM stops, and until it is deleted.
+    #[arg(short, long)]
+    pub(crate) keep: bool,
     /// With --log: go on printing.
     #[arg(short, long, requires = "log")]
     pub(crate) follow: bool,
@@ -239,6 +266,31 @@ impl From<Kind> for ImageKind {
             Kind::Elf => Self::Elf,
         }
     }
+}
+
+/// Reads a number, hexadecimal with `0x`.
+fn address(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| format!("'{text}' is no address: write for example 0x40000000"))
+}
+
+fn cpu_features(text: &str) -> Result<CpuFeatures, String> {
+    let mut features = CpuFeatures::default();
+    for word in text.split(',') {
+        let (name, on) = match word.split_once('=') {
+            Some((name, "on" | "true")) => (name, true),
+            Some((name, "off" | "false")) => (name, false),
+            _ => return Err(format!("'{word}' is not NAME=on or NAME=off")),
+        };
+        if !features.set(name, on) {
+            let names = CpuFeatures::NAMES.join(", ");
+            return Err(format!("there is no feature '{name}'; there are {names}"));
+        }
+    }
+    Ok(features)
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Read as _};
 use std::thread;
 use std::time::Duration;
 
-use skete_client::{Client, Console, ConsoleWriter, Error};
+use skete_client::{Client, Console, ConsoleWriter, Error, Until};
 
 use crate::args::ConsoleArgs;
 use crate::output::{Output, print_bytes};
@@ -17,8 +17,13 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs `skete console`.
 pub(crate) fn run(client: &Client, output: &Output, args: &ConsoleArgs) -> Result<(), Error> {
+    let until = if args.keep {
+        Until::Deleted
+    } else {
+        Until::Stopped
+    };
     if args.log && args.follow {
-        let mut log = client.console_follow(&args.name)?;
+        let mut log = client.console_follow(&args.name, until)?;
         let mut piece = [0u8; 4096];
         loop {
             match log.read(&mut piece) {
@@ -31,7 +36,7 @@ pub(crate) fn run(client: &Client, output: &Output, args: &ConsoleArgs) -> Resul
     if args.log {
         return print_bytes(&client.console_log(&args.name)?);
     }
-    let console = client.console(&args.name)?;
+    let console = client.console(&args.name, until)?;
     if io::stdin().is_terminal() {
         attach(client, output, console, &args.name)
     } else {

@@ -1,6 +1,8 @@
 //! What each command does.
 
 pub(crate) mod console;
+pub(crate) mod cpu;
+pub(crate) mod device;
 pub(crate) mod image;
 pub(crate) mod memory;
 pub(crate) mod vm;

@@ -1,8 +1,10 @@
 //! `skete vm …`.
 
-use skete_client::api::{Action, Vm};
+use skete_client::api::limits::WEIGHT_DEFAULT;
+use skete_client::api::{Action, Vm, VmState};
 use skete_client::{Client, Error, size};
 
+use super::cpu;
 use crate::args::{CreateArgs, VmCommand};
 use crate::output::{Output, print, table};
 use crate::progress::Bar;
@@ -12,11 +14,22 @@ use crate::spec_file::SpecFile;
 pub(crate) fn run(client: &Client, output: &Output, command: VmCommand) -> Result<(), Error> {
     match command {
         VmCommand::Create(args) => create(client, output, args),
-        VmCommand::Start { names } => act(client, output, &names, Action::Start),
-        VmCommand::Stop { names, force: _ } => act(client, output, &names, Action::Stop),
-        VmCommand::Reset { names } => act(client, output, &names, Action::Reset),
+        VmCommand::Start { names } => act(client, output, &names, |_| Ok(Action::Start)),
+        VmCommand::Stop { names, force: _ } => act(client, output, &names, |_| Ok(Action::Stop)),
+        VmCommand::Reset { names } => act(client, output, &names, |_| Ok(Action::Reset)),
+        VmCommand::Restart { names } => {
+            let again = |name: &str| {
+                Ok(match client.vm_get(name)?.status.state {
+                    VmState::Running => Action::Reset,
+                    // Between two states the appliance says what it can do.
+                    _ => Action::Start,
+                })
+            };
+            act(client, output, &names, again)
+        }
         VmCommand::Ls => list(client, output),
         VmCommand::Show { name } => show(output, &client.vm_get(&name)?),
+        VmCommand::Cpu(command) => cpu::run(client, output, command),
         VmCommand::Memory(command) => super::memory::run(client, output, command),
         VmCommand::Rm { names, force } => {
             for name in names {
@@ -49,6 +62,13 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), Erro
     file.boot.cmdline = args.cmdline.or(file.boot.cmdline);
     file.cpus = args.cpus.or(file.cpus);
     file.memory = args.memory.or(file.memory);
+    if !args.devices.is_empty() {
+        file.devices = args.devices;
+    }
+    if let Some(features) = args.cpu_features {
+        file.cpu_features.add(&features);
+    }
+    cpu::merge(&mut file.cpu, args.cpu);
     if file.boot.kernel.is_none() && file.boot.flat.is_none() && file.boot.elf.is_none() {
         return Err(Error::Usage(
             "one of --kernel, --flat and --elf is needed, or a file (-f) that says what to boot"
@@ -62,9 +82,15 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), Erro
     output.done(&format!("{name}: defined"))
 }
 
-fn act(client: &Client, output: &Output, names: &[String], action: Action) -> Result<(), Error> {
+fn act(
+    client: &Client,
+    output: &Output,
+    names: &[String],
+    action: impl Fn(&str) -> Result<Action, Error>,
+) -> Result<(), Error> {
     let mut vms = Vec::new();
     for name in names {
+        let action = action(name)?;
         let mut bar = Bar::new(*output, name);
         let result = client.vm_action(name, action, &mut |done, all| bar.update(done, all));
         drop(bar);
@@ -127,14 +153,33 @@ fn show(output: &Output, vm: &Vm) -> Result<(), Error> {
         format!("id         {}", vm.id),
         format!("state      {} ({})", status.state.name(), status.reason),
         format!("cpus       {}", spec.cpus),
+        format!("weight     {}", spec.cpu.weight.unwrap_or(WEIGHT_DEFAULT)),
+        format!("cpu limit  {}", cpu::limit(spec.cpu.limit_percent)),
         format!("memory     {}", size::show(spec.memory_bytes)),
         format!("boots      {}", boots(vm)),
     ];
+    for pin in &spec.cpu.pins {
+        let (vcpu, cores) = (pin.vcpu, cpu::list(&pin.cores));
+        lines.push(format!("pinned     vCPU {vcpu} to {cores}"));
+    }
+    if !spec.cpu.hide.is_empty() {
+        lines.push(format!("hidden     {}", cpu::hidden(&spec.cpu.hide)));
+    }
     if let Some(initrd) = &spec.boot.initrd {
         lines.push(format!("initrd     {initrd}"));
     }
     if !spec.boot.cmdline.is_empty() {
         lines.push(format!("cmdline    {}", spec.boot.cmdline));
+    }
+    for device in &spec.devices {
+        lines.push(format!("device     {}", super::device::spec(device)));
+    }
+    let chosen = spec.cpu_features.named().into_iter();
+    let chosen: Vec<String> = chosen
+        .filter_map(|(name, on)| Some(format!("{name}={}", if on? { "on" } else { "off" })))
+        .collect();
+    if !chosen.is_empty() {
+        lines.push(format!("features   {}", chosen.join(",")));
     }
     if let Some(error) = &status.last_error {
         lines.push(format!("error      {} ({})", error.detail, error.code));
@@ -144,6 +189,7 @@ fn show(output: &Output, vm: &Vm) -> Result<(), Error> {
         format!("resident   {}", size::show(status.resident_bytes)),
         format!("overhead   {}", size::show(status.overhead_bytes)),
         format!("cpu time   {} ms", status.run_ns / 1_000_000),
+        format!("stolen     {} ms", status.stolen_ns / 1_000_000),
         format!("console    {} bytes written", status.console_bytes),
     ]);
     let exits: Vec<String> = status

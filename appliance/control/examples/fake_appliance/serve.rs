@@ -30,6 +30,10 @@ pub(crate) fn serve(listener: &TcpListener, token: &str) -> io::Result<()> {
     });
     let mut backend = FakeBackend {
         loading_polls: 20,
+        devices: vec![
+            FakeBackend::device("0000:00:03.0"),
+            FakeBackend::device("0000:00:04.0"),
+        ],
         ..FakeBackend::default()
     };
     let born_ns = backend.now_ns;

@@ -20,7 +20,7 @@ use crate::http::head::{Head, Method, Scanner};
 use crate::http::reply::{self, Reply};
 use crate::lease::Lease;
 use crate::route::Route;
-use crate::server::{Answer, Server, StreamKind, Wait};
+use crate::server::{Answer, End, Server, StreamKind, Wait};
 use receive::Receiving;
 
 /// How long a head may take, from its first byte; also how long the first head of a
@@ -63,8 +63,14 @@ enum State {
     Waiting(Box<(Head, Wait)>),
     /// Sending a stream.
     Stream(Stream),
-    /// A console, both ways: the VM's key and the position of the next byte of output.
-    Console { key: u64, next: u64, _lease: Lease },
+    /// A console, both ways: the VM's key, the position of the next byte of output, and when it
+    /// is over.
+    Console {
+        key: u64,
+        next: u64,
+        end: End,
+        _lease: Lease,
+    },
     /// Sending the last answer, then lingering.
     Finish,
     /// Over.
@@ -341,7 +347,7 @@ impl Connection {
                 self.answer(server, backend, &head, &reply);
             }
             Answer::Stream(kind) => self.begin_stream(server, backend, &head, kind),
-            Answer::Console(key) => self.begin_console(server, backend, &head, key),
+            Answer::Console(key, end) => self.begin_console(server, backend, &head, (key, end)),
         }
     }
 
@@ -392,7 +398,7 @@ impl Connection {
         server: &mut Server,
         backend: &mut dyn Backend,
         head: &Head,
-        key: u64,
+        (key, end): (u64, End),
     ) {
         let Some(lease) = self.lease_stream(server, backend, head) else {
             return;
@@ -404,6 +410,7 @@ impl Connection {
         self.state = State::Console {
             key,
             next: 0,
+            end,
             _lease: lease,
         };
         self.poll(server, backend);

@@ -15,11 +15,12 @@ impl Connection {
     pub(super) fn poll_stream(&mut self, server: &mut Server, backend: &dyn Backend, now_ns: u64) {
         let idle = self.out.pending().is_empty();
         let over = match &mut self.state {
-            State::Console { key, next, .. } => loop {
+            State::Console { key, next, end, .. } => loop {
                 let room = AHEAD_BYTES.saturating_sub(self.out.pending().len());
                 match server.console_output(*key, *next, room) {
                     None => break true,
-                    Some(([], _)) => break false,
+                    // Not for want of room: then there may be more.
+                    Some(([], _)) => break room > 0 && server.console_is_over(*key, *end),
                     Some((piece, after)) => {
                         self.out.bytes.extend_from_slice(piece);
                         *next = after;
@@ -66,8 +67,10 @@ impl Connection {
 /// whether the stream is over.
 fn next_piece(server: &Server, kind: &mut StreamKind, data: &mut Vec<u8>) -> bool {
     match kind {
-        StreamKind::Log { key, next } => match server.console_output(*key, *next, AHEAD_BYTES) {
+        StreamKind::Log { key, next, end } => match server.console_output(*key, *next, AHEAD_BYTES)
+        {
             None => true,
+            Some(([], _)) => server.console_is_over(*key, *end),
             Some((piece, after)) => {
                 data.extend_from_slice(piece);
                 *next = after;

@@ -5,11 +5,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use api::{
-    Action, ActionRequest, Code, DeviceRequest, EventType, ImageSpec, MemoryPolicy, MemoryRequest,
-    OperationList, OperationStatus, PowerAction, PowerRequest, Problem, ServerInfo, VmSpec,
+    Action, ActionRequest, Code, CpuChange, DeviceRequest, EventType, ImageSpec, MemoryPolicy,
+    MemoryRequest, OperationList, OperationStatus, PowerAction, PowerRequest, Problem, ServerInfo,
+    VmSpec,
 };
 use sha2::{Digest, Sha256};
 
+use super::console::End;
 use super::idempotency::{Claim, Outcome};
 use super::upload::Upload;
 use super::vms::shown;
@@ -65,14 +67,14 @@ pub(crate) enum Answer {
     /// A stream.
     Stream(StreamKind),
     /// The connection becomes the console of the VM with this key.
-    Console(u64),
+    Console(u64, End),
 }
 
 /// What is streamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamKind {
     /// Console output of the VM with this key, from a position on.
-    Log { key: u64, next: u64 },
+    Log { key: u64, next: u64, end: End },
     /// Events after this number; endless, or until the last one there is now.
     Events { after: u64, until: Option<u64> },
 }
@@ -192,7 +194,7 @@ impl Server {
                     self.idempotency.wait(&claim, wait.operation, &wait.then);
                     wait.claim = Some(claim);
                 }
-                Answer::Stream(_) | Answer::Console(_) => {}
+                Answer::Stream(_) | Answer::Console(..) => {}
             }
         }
         answer
@@ -252,6 +254,12 @@ impl Server {
             Route::DeviceActions(pci) => {
                 self.device_act(backend, pci, &body::parse::<DeviceRequest>(&body)?)?
             }
+            Route::VmCpu(name) => match method {
+                Method::Patch => {
+                    self.cpu_set(backend, name, head, &body::parse::<CpuChange>(&body)?)?
+                }
+                _ => self.cpu_get(backend, name)?,
+            },
             Route::VmMemory(name) => match method {
                 Method::Patch => {
                     self.memory_set(backend, name, &body::parse::<MemoryPolicy>(&body)?)?
@@ -309,6 +317,7 @@ impl Server {
                 granted_bytes: host.granted_bytes,
                 cores: host.cores,
                 cpu: cpu::describe(host.midr),
+                cpu_features: host.cpu_features,
                 vms: host.vms,
                 vms_max: host.vms_max,
             },
@@ -408,52 +417,6 @@ impl Server {
         Ok(self.now_ns.saturating_add(wait_ns))
     }
 
-    fn console(&self, name: &str, head: &Head) -> Result<Answer, Problem> {
-        let vm = self.vm(name)?;
-        let protocol = api::limits::CONSOLE_PROTOCOL;
-        if head.lists("connection", "upgrade") && head.lists("upgrade", protocol) {
-            return Ok(Answer::Console(vm.key));
-        }
-        let problem = Problem::new(
-            Code::UpgradeRequired,
-            format!("the console is a stream both ways, after an upgrade to '{protocol}'"),
-        )
-        .hint("use 'skete console', or GET …/console/log and POST …/console/input");
-        Ok(Answer::Reply(
-            Reply::problem(&problem).header("Upgrade", protocol),
-        ))
-    }
-
-    fn console_log(&self, name: &str, head: &Head) -> Result<Answer, Problem> {
-        let vm = self.vm(name)?;
-        let follow = flag(head, "follow")?;
-        let from = match head.query_value("from") {
-            Some(from) => from.parse().map_err(|_| {
-                Problem::new(Code::BadQuery, "from= wants a position in bytes, a number")
-            })?,
-            None => vm.scrollback.start(),
-        };
-        if follow {
-            return Ok(Answer::Stream(StreamKind::Log {
-                key: vm.key,
-                next: from,
-            }));
-        }
-        let mut reply = Reply::text(TEXT, "")
-            .header("Console-Start", format!("{}", vm.scrollback.start()))
-            .header("Console-End", format!("{}", vm.scrollback.end()));
-        let mut next = from;
-        loop {
-            let (piece, after) = vm.scrollback.read(next, usize::MAX);
-            if piece.is_empty() {
-                break;
-            }
-            reply.body.extend_from_slice(piece);
-            next = after;
-        }
-        Ok(Answer::Reply(reply))
-    }
-
     fn event_stream(&self, head: &Head) -> Result<Answer, Problem> {
         let since = head
             .header("last-event-id")
@@ -489,47 +452,6 @@ impl Server {
         });
         Reply::json(202, &PowerRequest { action })
     }
-
-    fn console_target(&self, name: &str) -> Result<u64, Problem> {
-        let vm = self.vm(name)?;
-        if vm.run().is_some() {
-            Ok(vm.key)
-        } else {
-            Err(Problem::new(
-                Code::VmNotRunning,
-                format!(
-                    "VM '{name}' is {}, so nobody reads its console",
-                    vm.state().name()
-                ),
-            )
-            .hint("start the VM"))
-        }
-    }
-}
-
-/// Console access by key, for connections that outlive a name.
-impl Server {
-    /// Returns console output from position `from` on, and the position after it; `None`
-    /// if the VM is gone.
-    pub(crate) fn console_output(&self, key: u64, from: u64, max: usize) -> Option<(&[u8], u64)> {
-        let vm = self.vms.values().find(|vm| vm.key == key)?;
-        Some(vm.scrollback.read(from, max))
-    }
-
-    /// Types at a console. Returns how many bytes were taken: all, if nobody reads.
-    /// `None` if the VM is gone.
-    pub(crate) fn console_input(
-        &self,
-        backend: &mut dyn Backend,
-        key: u64,
-        input: &[u8],
-    ) -> Option<usize> {
-        let vm = self.vms.values().find(|vm| vm.key == key)?;
-        Some(match vm.run() {
-            Some(run) => backend.console_write(run, input).min(input.len()),
-            None => input.len(),
-        })
-    }
 }
 
 fn allow(route: Route<'_>) -> String {
@@ -553,7 +475,7 @@ const fn takes_json(route: Route<'_>, method: Method) -> bool {
                     | Route::SystemActions,
                 Method::Post
             )
-            | (Route::VmMemory(_), Method::Patch)
+            | (Route::VmCpu(_) | Route::VmMemory(_), Method::Patch)
     )
 }
 
@@ -578,7 +500,7 @@ fn check_media_type(head: &Head) -> Result<(), Problem> {
 }
 
 /// Reads a query parameter that is true or false; absent means false.
-fn flag(head: &Head, name: &str) -> Result<bool, Problem> {
+pub(super) fn flag(head: &Head, name: &str) -> Result<bool, Problem> {
     match head.query_value(name) {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1" | "") => Ok(true),

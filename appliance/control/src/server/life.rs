@@ -46,7 +46,7 @@ impl Server {
     }
 
     fn vm_run(&mut self, backend: &mut dyn Backend, name: &str) -> Result<(), Problem> {
-        let plan = self.vm_plan(name)?;
+        let plan = self.vm_plan(name, &backend.host().cpu_features)?;
         let run = RunId(self.new_key());
         backend
             .vm_start(run, &plan)

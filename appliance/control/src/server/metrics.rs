@@ -4,7 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use api::VmState;
+use api::limits::WEIGHT_DEFAULT;
+use api::{VcpuState, VmState};
 
 use super::Server;
 use crate::backend::Backend;
@@ -165,6 +166,19 @@ impl Server {
             ));
         }
         text.family(
+            "skete_vm_stolen_seconds_total",
+            "counter",
+            "Time that the VM's vCPUs wanted to run and did not, since its last start.",
+        );
+        for (name, vm) in &self.vms {
+            let live = vm.run().map(|run| backend.vm_counters(run).stolen_ns);
+            text.line(format_args!(
+                "skete_vm_stolen_seconds_total{{vm=\"{name}\"}} {}",
+                seconds(live.unwrap_or(vm.counters.stolen_ns))
+            ));
+        }
+        self.vcpu_metrics(text, backend);
+        text.family(
             "skete_vm_exits_total",
             "counter",
             "Exits of the VM since its last start, by reason.",
@@ -175,6 +189,98 @@ impl Server {
             for (reason, count) in &counters.exits {
                 text.line(format_args!(
                     "skete_vm_exits_total{{vm=\"{name}\",reason=\"{reason}\"}} {count}"
+                ));
+            }
+        }
+    }
+
+    /// Of each vCPU, while its guest runs.
+    fn vcpu_metrics(&self, text: &mut Text, backend: &dyn Backend) {
+        text.family(
+            "skete_vm_cpu_weight",
+            "gauge",
+            "Share of the machine that the VM has while others want it too.",
+        );
+        for (name, vm) in &self.vms {
+            let weight = vm.spec.cpu.weight.unwrap_or(WEIGHT_DEFAULT);
+            text.line(format_args!(
+                "skete_vm_cpu_weight{{vm=\"{name}\"}} {weight}"
+            ));
+        }
+        let mut vcpus = Vec::new();
+        for (name, vm) in &self.vms {
+            let counters = vm.run().map(|run| backend.vm_vcpus(run));
+            vcpus.extend(
+                (0_u32..)
+                    .zip(counters.unwrap_or_default())
+                    .map(|(n, one)| (name, n, one)),
+            );
+        }
+        text.family(
+            "skete_vcpu_seconds_total",
+            "counter",
+            "What a running VM's vCPU did with its time: run on a core, wait for an interrupt, \
+             want to run and be in a queue or held for a device; fault is part of run.",
+        );
+        for (vm, n, one) in &vcpus {
+            for (what, ns) in [
+                ("run", one.run_ns),
+                ("wait", one.wait_ns),
+                ("queue", one.queue_ns),
+                ("fault", one.fault_ns),
+                ("device", one.device_ns),
+            ] {
+                text.line(format_args!(
+                    "skete_vcpu_seconds_total{{vm=\"{vm}\",vcpu=\"{n}\",what=\"{what}\"}} {}",
+                    seconds(ns)
+                ));
+            }
+        }
+        text.family(
+            "skete_vcpu_core",
+            "gauge",
+            "The core that the vCPU of a running VM is on, or will be on next.",
+        );
+        for (vm, n, one) in vcpus
+            .iter()
+            .filter(|(_, _, one)| one.state != VcpuState::Off)
+        {
+            text.line(format_args!(
+                "skete_vcpu_core{{vm=\"{vm}\",vcpu=\"{n}\"}} {}",
+                one.core
+            ));
+        }
+        text.family(
+            "skete_vcpu_moves_total",
+            "counter",
+            "How often the vCPU of a running VM was put on another core.",
+        );
+        for (vm, n, one) in &vcpus {
+            text.line(format_args!(
+                "skete_vcpu_moves_total{{vm=\"{vm}\",vcpu=\"{n}\"}} {}",
+                one.moves
+            ));
+        }
+        text.family(
+            "skete_vcpu_switches_total",
+            "counter",
+            "How often the vCPU of a running VM was put on a core.",
+        );
+        for (vm, n, one) in &vcpus {
+            text.line(format_args!(
+                "skete_vcpu_switches_total{{vm=\"{vm}\",vcpu=\"{n}\"}} {}",
+                one.switches
+            ));
+        }
+        text.family(
+            "skete_vcpu_exits_total",
+            "counter",
+            "Exits of the vCPU of a running VM, by reason.",
+        );
+        for (vm, n, one) in &vcpus {
+            for (reason, count) in &one.exits {
+                text.line(format_args!(
+                    "skete_vcpu_exits_total{{vm=\"{vm}\",vcpu=\"{n}\",reason=\"{reason}\"}} {count}"
                 ));
             }
         }

@@ -4,6 +4,7 @@
 //! there, to learn what to do with the body, and [`Server::finish`] once the body is.
 //! [`Server::poll`] moves virtual machines on.
 
+mod console;
 mod devices;
 mod dispatch;
 mod idempotency;
@@ -12,6 +13,7 @@ mod life;
 mod memory;
 mod metrics;
 mod upload;
+mod vcpus;
 mod vms;
 
 use alloc::collections::BTreeMap;
@@ -28,6 +30,7 @@ use crate::events::Events;
 use crate::lease::Pool;
 use crate::operations::{OperationId, Operations};
 
+pub(crate) use console::End;
 pub(crate) use dispatch::{Answer, Body, Plan, StreamKind, Wait};
 
 use idempotency::Idempotency;

@@ -7,12 +7,14 @@ use alloc::vec::Vec;
 
 use api::limits::{CMDLINE_MAX, CPUS_MAX, CPUS_MIN, MEMORY_MIN_BYTES, MEMORY_STEP_BYTES, VMS_MAX};
 use api::{
-    Action, Code, EventType, ImageKind, LastError, Problem, Vm, VmList, VmSpec, VmState, VmStatus,
+    Action, Code, CpuFeatures, EventType, ImageKind, LastError, Problem, Vm, VmList, VmSpec,
+    VmState, VmStatus,
 };
 
 use super::Server;
 use super::devices::check_devices;
 use super::images::{Content, check_name};
+use super::vcpus::{self, check_cpu, refused};
 use crate::backend::{Backend, BackendError, RunCounters, RunId, RunPlan};
 use crate::http::head::Head;
 use crate::http::reply::Reply;
@@ -104,7 +106,7 @@ impl VmRecord {
         boot_images(&self.spec).any(|(name, ..)| name == image)
     }
 
-    fn etag(&self) -> String {
+    pub(super) fn etag(&self) -> String {
         format!("\"{}-{}\"", self.uuid, self.generation)
     }
 
@@ -190,6 +192,7 @@ impl Server {
                 resident_bytes: counters.resident_bytes,
                 overhead_bytes: counters.overhead_bytes,
                 run_ns: counters.run_ns,
+                stolen_ns: counters.stolen_ns,
                 exits: counters
                     .exits
                     .iter()
@@ -226,11 +229,12 @@ impl Server {
         backend: &dyn Backend,
         name: &str,
         head: &Head,
-        spec: VmSpec,
+        mut spec: VmSpec,
     ) -> Result<Reply, Problem> {
         check_name(name)?;
         check_match(self.vms.get(name), name, head)?;
         self.check_spec(backend, &spec)?;
+        spec.cpu = vcpus::settled(spec.cpu);
         let count = self.vms.len();
         let Some(vm) = self.vms.get_mut(name) else {
             if count >= VMS_MAX {
@@ -328,13 +332,12 @@ impl Server {
             );
         }
         problem = check_devices(&spec.devices, problem);
+        problem = check_cpu_features(&spec.cpu_features, &backend.host().cpu_features, problem);
         for (image, kind, pointer) in boot_images(spec) {
             problem = self.image_for(image, kind, pointer, problem);
         }
-        if let Some(first) = problem.errors.first() {
-            problem.detail = format!("{}: {}", first.pointer, first.detail);
-            return Err(problem);
-        }
+        let cores = backend.host().cores;
+        refused(check_cpu(&spec.cpu, spec.cpus, cores, "/cpu", problem))?;
         let ram_bytes = backend.host().ram_bytes;
         if bytes > ram_bytes {
             return Err(Problem::new(
@@ -348,7 +351,7 @@ impl Server {
     }
 
     /// Resolves what a start needs.
-    pub(super) fn vm_plan(&self, name: &str) -> Result<RunPlan, Problem> {
+    pub(super) fn vm_plan(&self, name: &str, machine: &CpuFeatures) -> Result<RunPlan, Problem> {
         let vm = self.vm(name)?;
         let mut found = Vec::new();
         for (image, kind, pointer) in boot_images(&vm.spec) {
@@ -386,6 +389,7 @@ impl Server {
         Ok(RunPlan {
             name: name.into(),
             cpus: vm.spec.cpus,
+            cpu: vcpus::plan(&vm.spec.cpu, vm.spec.cpus),
             memory_bytes: vm.spec.memory_bytes,
             boot,
             kind,
@@ -394,6 +398,7 @@ impl Server {
                 .find_map(|(id, kind)| (*kind == ImageKind::Initrd).then_some(*id)),
             cmdline: vm.spec.boot.cmdline.clone(),
             devices: vm.spec.devices.clone(),
+            cpu_features: vm.spec.cpu_features.on(machine),
         })
     }
 
@@ -479,8 +484,25 @@ impl Server {
     }
 }
 
+/// What is asked for has to be there.
+fn check_cpu_features(
+    wanted: &CpuFeatures,
+    machine: &CpuFeatures,
+    mut problem: Problem,
+) -> Problem {
+    for ((name, wanted), (_, there)) in wanted.named().into_iter().zip(machine.named()) {
+        if wanted == Some(true) && there != Some(true) {
+            problem = problem.field(
+                format!("/cpu_features/{name}"),
+                format!("the machine's cores have no {name}; leave it out, or say false"),
+            );
+        }
+    }
+    problem
+}
+
 /// Checks `If-Match` and `If-None-Match` (RFC 9110, 13.1).
-fn check_match(vm: Option<&VmRecord>, name: &str, head: &Head) -> Result<(), Problem> {
+pub(super) fn check_match(vm: Option<&VmRecord>, name: &str, head: &Head) -> Result<(), Problem> {
     let listed = |field: &str, etag: &str| {
         head.header(field)
             .is_some_and(|value| value == "*" || value.split(',').any(|item| item.trim() == etag))

@@ -2,6 +2,7 @@
 
 use api::{Device, DeviceFaults, DeviceProfile, DeviceState};
 use control::backend::DeviceError;
+use control::fake::FakeBackend;
 use serde_json::json;
 
 use super::support::{SECOND, World};
@@ -11,22 +12,12 @@ const ACTIONS: &str = "/v1/devices/0000:00:03.0/actions";
 
 fn device(timeouts: u64, dma_faults: u64) -> Device {
     Device {
-        pci: PCI.into(),
-        id: "1b36:0010".into(),
-        class: "010802".into(),
         bar_bytes: vec![0x4000, 0, 0, 0, 0, 0],
         state: DeviceState::Assigned,
         vm: Some("a".into()),
-        guest_slot: 1,
         profile: DeviceProfile::Nvme,
         memory_on: true,
-        reset_pending: false,
-        dma: true,
-        dma_bounded: true,
-        resettable: true,
         generation: 1,
-        zaps: 0,
-        mapped_bytes: 0,
         faults: DeviceFaults {
             timeouts,
             ..DeviceFaults::default()
@@ -34,7 +25,7 @@ fn device(timeouts: u64, dma_faults: u64) -> Device {
         dma_faults,
         dma_fault_at: 0x4400_0000,
         touch_bytes: 4096,
-        touches: vec![0; 64],
+        ..FakeBackend::device(PCI)
     }
 }
 
@@ -109,10 +100,10 @@ fn devices_that_cannot_be_are_refused_by_the_field() {
 fn a_device_is_reset_read_and_written() {
     let mut world = world();
     assert_eq!(world.post(ACTIONS, r#"{"action":"reset"}"#).status, 204);
-    world.backend.device_answer = Ok(vec![0x78, 0x56, 0xff]);
+    world.backend.device_answer = Some(Ok(vec![0x78, 0x56, 0xff]));
     let read = r#"{"action":"read","bar":2,"offset":4096,"bytes":3}"#;
     assert_eq!(world.post(ACTIONS, read).json()["data"], "7856ff");
-    world.backend.device_answer = Ok(Vec::new());
+    world.backend.device_answer = Some(Ok(Vec::new()));
     let write = r#"{"action":"write","bar":2,"offset":4096,"data":"0aF0"}"#;
     assert_eq!(world.post(ACTIONS, write).status, 204);
     let (pci, request, data) = world.backend.acted.last().expect("was asked").clone();
@@ -147,7 +138,7 @@ fn a_device_s_refusals_have_names() {
         (DeviceError::Busy, 409, "device_busy"),
         (DeviceError::NotReady, 503, "device_not_ready"),
     ] {
-        world.backend.device_answer = Err(error);
+        world.backend.device_answer = Some(Err(error));
         let answer = world.post(ACTIONS, r#"{"action":"reset"}"#);
         assert_eq!((answer.status, answer.code().as_str()), (status, code));
     }

@@ -5,6 +5,8 @@
     reason = "a test that is wrong may panic"
 )]
 
+mod cpu;
+mod cpu_features;
 mod devices;
 mod framing;
 mod life;

@@ -104,6 +104,41 @@ fn a_console_outlives_its_guest_and_ends_with_its_vm() {
 }
 
 #[test]
+fn a_console_may_end_with_its_guest_once_its_last_words_are_sent() {
+    for (path, how) in [
+        ("console?until=stopped", UPGRADE),
+        ("console/log?follow=true&until=stopped", ""),
+    ] {
+        let mut world = world();
+        world.action("a", "stop");
+        // Attached before the VM runs, it waits for that.
+        let (mut stream, mut output) = open(&mut world, &format!("/v1/vms/a/{path}"), how);
+        world.run(&mut stream, 5 * MS, &mut output);
+        assert!(!stream.wants_fin(), "{path}");
+        world.action("a", "start");
+        // A guest that restarts itself has not stopped.
+        world.backend.set_state("a", RunState::Reset);
+        world.run(&mut stream, 2 * SECOND, &mut output);
+        assert!(!stream.wants_fin(), "{path}");
+        let words = "last words ".repeat(3000);
+        world.backend.print("a", words.as_bytes());
+        world.backend.set_state("a", RunState::Off);
+        world.run(&mut stream, 20 * MS, &mut output);
+        assert!(stream.wants_fin(), "{path}");
+        let said = String::from_utf8_lossy(&output).into_owned();
+        let heard = said.matches("last words").count();
+        assert!(heard >= 2990, "{path}: {heard}");
+        let wrong = world.ask(
+            "GET",
+            "/v1/vms/a/console/log?follow=true&until=noon",
+            "",
+            "",
+        );
+        assert_eq!(wrong.code(), "bad_query");
+    }
+}
+
+#[test]
 fn a_guest_that_does_not_read_makes_the_typist_wait() {
     let mut world = world();
     let (mut console, _) = attach(&mut world);

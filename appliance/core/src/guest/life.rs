@@ -6,8 +6,11 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use ::vcpu::ids::GuestIds;
 use arch::{Ipa, Pa};
-use guest_abi::core_call::{Status, VM_FLAGS, VM_ITS, VM_NO_PV_TIME, VmConfig, VmState};
+use guest_abi::core_call::{
+    Status, VM_CPU_FLAGS, VM_FLAGS, VM_ITS, VM_NO_PV_TIME, VmConfig, VmState,
+};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use sched::Cap;
@@ -20,13 +23,13 @@ use super::{ROOT_SLOT, SHARED_ORDER, VCPU_ORDER, VCPUS, VCPUS_MAX, VM_ORDER, VMS
 use super::{by_slot, pointer};
 use crate::serial::Serial;
 use crate::stage2::{self, Space, Stage2};
-use crate::{hw, its, memory, paravirt, per_cpu, world};
+use crate::{features, hw, its, memory, paravirt, per_cpu, sysreg, world};
 
 /// Root's share: while it works, a guest on its core gets a tenth.
 const ROOT_WEIGHT: u32 = 1000;
 
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
-const GUEST_IPA_BITS: u8 = 40;
+pub(crate) const GUEST_IPA_BITS: u8 = 40;
 
 /// Serialises creating and destroying; holds the last generation given out.
 static LIFECYCLE: Mutex<u32> = Mutex::new(0);
@@ -74,7 +77,7 @@ pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, S
         ram_bytes,
         vcpus: 1,
         ipa_bits,
-        flags: VM_NO_PV_TIME,
+        flags: VM_NO_PV_TIME | VM_CPU_FLAGS,
     };
     create(&plan, &mut LIFECYCLE.lock())
 }
@@ -152,6 +155,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
 
     *generation = generation.wrapping_add(1).max(1);
     let vm = memory::ptr::<Vm>(vm_pa);
+    let has = features::of(plan.flags);
     let mut vgic = Vgic::new(plan.vcpus as u32);
     let its = its_pa.map(|pa| {
         let (its, lpis) = its::build(pa, plan.vcpus as u32);
@@ -184,6 +188,8 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         cap: Mutex::new(Cap::NONE),
         capped: AtomicBool::new(false),
         flags: plan.flags,
+        features: has,
+        ids: GuestIds::new(sysreg::read_id, world::pa_range(), has),
         lines,
         gmap: Space::new(plan.slot, gmap),
         devices: AtomicU32::new(0),

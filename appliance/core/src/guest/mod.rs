@@ -12,6 +12,8 @@ mod vcpu;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use ::vcpu::features::Set;
+use ::vcpu::ids::GuestIds;
 use arch::Pa;
 use guest_abi::core_call::VmState;
 use guest_abi::map;
@@ -23,7 +25,7 @@ use uart::Pl031;
 use vgic::Vgic;
 use vgic::its::Its;
 
-pub(crate) use self::life::{create_guest, create_root, destroy};
+pub(crate) use self::life::{GUEST_IPA_BITS, create_guest, create_root, destroy};
 pub(crate) use self::vcpu::{NOWHERE, Run, Vcpu, VcpuControl};
 use crate::serial::Serial;
 use crate::stage2::Space;
@@ -39,8 +41,8 @@ pub(crate) const VCPU_IDS: usize = SLOTS * VCPUS_MAX;
 
 /// Order of the block that a [`Vm`] lives in: 16 KiB.
 const VM_ORDER: u8 = 2;
-/// Order of the block that a [`Vcpu`] lives in: 4 KiB.
-const VCPU_ORDER: u8 = 0;
+/// Order of the block that a [`Vcpu`] lives in: 8 KiB.
+const VCPU_ORDER: u8 = 1;
 /// Order of the block that [`VmShared`] lives in: 16 KiB.
 const SHARED_ORDER: u8 = 2;
 const _: () = assert!(size_of::<Vm>() <= 4096 << VM_ORDER);
@@ -79,6 +81,9 @@ pub(crate) struct Vm {
     pub(crate) capped: AtomicBool,
     /// What it is not to have: `VM_NO_…` of guest-abi.
     pub(crate) flags: u32,
+    /// Which features of the CPU it has, and what it reads of them.
+    pub(crate) features: Set,
+    pub(crate) ids: GuestIds,
     /// The frame of its vCPUs' lines, if it is told of stolen time.
     pub(crate) lines: Option<Pa>,
     /// The machine's functions that it has, a bit each; see `passthrough`.

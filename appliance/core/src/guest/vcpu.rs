@@ -6,6 +6,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
+use ::vcpu::power::Switch;
 use ::vcpu::reset;
 use arch::Pa;
 use gmap::Cache;
@@ -15,6 +16,7 @@ use spin::Mutex;
 use vgic::LrSet;
 
 use super::{VCPU_ORDER, Vm};
+use crate::features;
 use crate::passthrough::Parked;
 use crate::regs::{El1Regs, FpRegs};
 use crate::{guest_memory, memory, world};
@@ -65,6 +67,8 @@ pub(crate) struct Vcpu {
     pub(crate) el1: El1Regs,
     /// FP registers, while it is not on a core.
     pub(crate) fp: FpRegs,
+    /// What it has of features that not every guest uses.
+    pub(crate) features: features::Registers,
     /// The list registers' image.
     pub(crate) lrs: LrSet,
     /// Pages for its tables, taken while no lock is held.
@@ -105,6 +109,8 @@ pub(crate) struct VcpuControl {
     pub(crate) deadline_at: AtomicUsize,
     /// Its age (`sched::Entity`) while it is in no queue.
     pub(crate) age: AtomicU64,
+    /// Whether it is on, for those that switch it on.
+    pub(crate) power: Switch<AtomicU8>,
     /// Where it is to start: PC and x0, from when that is asked for until it happens.
     pub(crate) start: Mutex<Option<(u64, u64)>>,
     run: AtomicU8,
@@ -112,6 +118,10 @@ pub(crate) struct VcpuControl {
     pub(crate) attention: AtomicBool,
     /// Exits by class. Written by the home core alone.
     pub(crate) exits: [AtomicU64; EXIT_CLASSES],
+    /// How often it was put on another core than the last one.
+    pub(crate) moves: AtomicU64,
+    /// How often it was put on a core.
+    pub(crate) switches: AtomicU64,
     /// What its time went to. Changes with `run`; the innermost lock.
     pub(crate) turns: Mutex<Turns>,
     /// Pages it said are unused ([`guest_memory`]).
@@ -119,6 +129,8 @@ pub(crate) struct VcpuControl {
     /// Counter value at which it is to be woken though no timer of its own asks for it; 0 for
     /// never.
     pub(crate) wake_at: AtomicU64,
+    /// An SError that somebody asked for: see `features::serror`.
+    pub(crate) abort: AtomicU64,
     private: AtomicPtr<Vcpu>,
 }
 
@@ -162,13 +174,17 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         last_on: AtomicUsize::new(NOWHERE),
         deadline_at: AtomicUsize::new(NOWHERE),
         age: AtomicU64::new(0),
+        power: Switch::new(),
         start: Mutex::new(None),
         run: AtomicU8::new(Run::Off as u8),
         attention: AtomicBool::new(false),
         exits: [const { AtomicU64::new(0) }; EXIT_CLASSES],
+        moves: AtomicU64::new(0),
+        switches: AtomicU64::new(0),
         turns: Mutex::new(Turns::new()),
         released: guest_memory::Released::new(),
         wake_at: AtomicU64::new(0),
+        abort: AtomicU64::new(0),
         private: AtomicPtr::new(private),
     };
     // SAFETY: the place is inside the frame, aligned, and nobody knows of it yet.
@@ -181,6 +197,7 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         control: unsafe { &*control },
         el1: El1Regs::default(),
         fp: FpRegs::ZERO,
+        features: features::Registers::RESET,
         lrs: LrSet::new(world::list_registers()),
         tables: Cache::new(),
         parked: Parked::default(),
@@ -282,6 +299,7 @@ impl Vcpu {
             ..El1Regs::default()
         };
         self.fp = FpRegs::ZERO;
+        self.features = features::Registers::RESET;
         self.lrs = LrSet::new(world::list_registers());
     }
 }

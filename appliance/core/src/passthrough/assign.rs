@@ -1,25 +1,23 @@
 //! Giving a function to a VM, and taking it back. All steps or none (`devmem::open`).
 
-use ::smmu::Stage2;
-use arch::{Ipa, Pa};
+use arch::Pa;
 use core::sync::atomic::Ordering;
 use devmem::profile::{Profile, nvgrace_gpu};
 use devmem::{Memory, Step, Steps, TouchMap, Trace, Why};
-use gmap::Access;
 use guest_abi::core_call::{Status, VmState};
 use guest_abi::device::{
-    DeviceConfig, NO_FUNCTION, PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, UNSAFE_DMA,
+    DECLARED_DMA, DeviceConfig, NO_FUNCTION, PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME,
+    UNSAFE_DMA,
 };
-use guest_abi::map::{PCI_INTX_INTID, RAM_BASE};
+use guest_abi::map::PCI_INTX_INTID;
 use pci::{Address, BARS, Bar, Emulated, Function, Kind};
 
 use super::config::settle;
 use super::ecam::Ecam;
 use super::zap::{self, Slice};
 use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, msix, now_ms, smmu};
-use crate::guest::Vcpu;
 use crate::guest::Vm;
-use crate::{gic, guest_fault, per_cpu, schedule};
+use crate::{gic, per_cpu, schedule};
 
 /// Finds a function by its requester ID.
 pub(super) fn find(function: u64) -> Result<usize, Status> {
@@ -42,7 +40,7 @@ pub(super) fn assign(vm: &Vm, wanted: &DeviceConfig) -> Result<u64, Status> {
         PROFILE_NVGRACE_GPU => Profile::NvgraceGpu,
         _ => return Err(Status::Invalid),
     };
-    if wanted.flags & !UNSAFE_DMA != 0 || wanted.registers_bar as usize >= BARS {
+    if wanted.flags & !(UNSAFE_DMA | DECLARED_DMA) != 0 || wanted.registers_bar as usize >= BARS {
         return Err(Status::Invalid);
     }
     let index = find(u64::from(wanted.function))?;
@@ -69,29 +67,6 @@ pub(super) fn assign(vm: &Vm, wanted: &DeviceConfig) -> Result<u64, Status> {
     };
     devmem::open(&mut opening).map_err(|failed| failed.error)?;
     Ok(u64::from(opening.number))
-}
-
-/// Leaves of RAM populated by one call.
-const POPULATED_MAX: usize = 8;
-
-/// Populates all RAM of a VM whose devices reach it by themselves: a device cannot wait for a
-/// fault to be answered. [`Status::Again`] until it is done.
-pub(super) fn populate(caller: &mut Vcpu, vm: &Vm) -> Result<(), Status> {
-    let end = RAM_BASE + vm.ram_bytes;
-    for _ in 0..POPULATED_MAX {
-        let at = RAM_BASE.max(vm.populated.load(Ordering::Relaxed));
-        if at >= end {
-            return Ok(());
-        }
-        let ipa = Ipa::new(at).ok_or(Status::Invalid)?;
-        guest_fault::resolve(vm, &mut caller.tables, ipa, Access::WRITE)
-            .map_err(|_| Status::Exhausted)?;
-        let leaf = vm.gmap.shared().leaf(&vm.gmap.machine(), ipa);
-        let span = leaf.map_or(4096, |(_, level)| level.span());
-        let next = (at & !(span - 1)) + span;
-        vm.populated.store(next, Ordering::Relaxed);
-    }
-    Err(Status::Again)
 }
 
 /// A function on its way to a VM.
@@ -277,12 +252,10 @@ impl Opening<'_> {
         let unsafe_dma = self.wanted.flags & UNSAFE_DMA != 0;
         self.dma = match (smmu::is_there(), unsafe_dma, self.profile) {
             (true, _, _) => {
-                let stage2 = Stage2 {
-                    vttbr: self.vm.vttbr,
-                    vtcr: self.vm.vtcr,
-                };
-                // From now on, what leaves the VM's tables leaves the SMMU's copies of them.
-                self.vm.gmap.dma.store(true, Ordering::SeqCst);
+                let view = &self.vm.gmap.dma;
+                let stage2 = view.open(self.vm)?;
+                let first = self.vm.devices.load(Ordering::Relaxed) == 0;
+                view.set_declared(self.wanted.flags & DECLARED_DMA != 0, first);
                 if !smmu::attach(self.wanted.function, Some(stage2)) {
                     return Err(Status::NoDevice);
                 }
@@ -472,5 +445,5 @@ pub(crate) fn release(vm: &Vm) -> Result<(), Status> {
             other.function.set_command(&mut config, Function::QUIET);
         }
     }
-    Ok(())
+    vm.gmap.dma.close()
 }

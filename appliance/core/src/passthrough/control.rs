@@ -6,11 +6,14 @@ use devmem::{Outcome, Refusal, Verdict, clip};
 use gmap::Budget;
 use guest_abi::core_call::{CoreCall, Status, VmState};
 use guest_abi::device::{
-    DEVICE_ASSIGNED, DEVICE_COMPANION, DEVICE_FREE, DeviceConfig, DeviceFault, DeviceInfo,
-    PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, TOUCH_CELLS, TRACE_LINES, UNSAFE_DMA,
+    DECLARED_DMA, DEVICE_ASSIGNED, DEVICE_COMPANION, DEVICE_FREE, DeviceConfig, DeviceFault,
+    DeviceInfo, PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, TOUCH_CELLS, TRACE_LINES,
+    UNSAFE_DMA,
 };
 
-use super::{Assigned, Dma, FUNCTIONS, Slot, assign, config, now_ms, smmu, touch, window};
+use super::{
+    Assigned, Dma, FUNCTIONS, Slot, assign, config, dma, events, now_ms, smmu, touch, window,
+};
 use crate::calls;
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory;
@@ -32,9 +35,14 @@ pub(crate) fn handle(
         CoreCall::DeviceAssign => {
             let vm = guest::by_handle(a).ok_or(Status::NoVm)?;
             let wanted: DeviceConfig = calls::read_in(root, b)?;
-            let dma = smmu::is_there() || wanted.flags & UNSAFE_DMA != 0;
-            if dma && vm.state() == VmState::Built {
-                assign::populate(caller, vm)?;
+            let bounded = smmu::is_there();
+            let all = wanted.flags & DECLARED_DMA == 0;
+            let moves = bounded || wanted.flags & UNSAFE_DMA != 0;
+            if moves && all && vm.state() == VmState::Built {
+                if bounded {
+                    vm.gmap.dma.open(vm)?;
+                }
+                dma::populate(caller, vm)?;
             }
             assign::assign(vm, &wanted).map(|number| [number, 0])
         }
@@ -179,9 +187,7 @@ fn access(
 
 fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
     let n = usize::try_from(n).map_err(|_| Status::Invalid)?;
-    for event in (0..smmu::EVENTS_MAX).map_while(|_| smmu::next_event()) {
-        blame(event);
-    }
+    events::ask();
     let slot = FUNCTIONS.get(n).ok_or(Status::Invalid)?.lock();
     let slot = slot.as_ref().ok_or(Status::Invalid)?;
     let mut info = blank(slot);
@@ -189,21 +195,6 @@ fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
         fill(&mut info, device);
     }
     calls::write_out(root, out, &info)
-}
-
-/// Notes an aborted transaction with the function that began it.
-fn blame(event: ::smmu::Event) {
-    for slot in &FUNCTIONS {
-        let mut slot = slot.lock();
-        let Some(slot) = slot.as_mut() else { continue };
-        if u32::from(slot.address.raw()) != event.stream {
-            continue;
-        }
-        if let Some(device) = slot.assigned.as_mut() {
-            device.dma_faults += 1;
-            device.dma_fault_at = event.address;
-        }
-    }
 }
 
 fn blank(slot: &Slot) -> DeviceInfo {
@@ -240,7 +231,14 @@ fn blank(slot: &Slot) -> DeviceInfo {
         trace_len: 0,
         dma_faults: 0,
         dma_fault_at: 0,
+        dma_bytes: 0,
+        mapped_64k: 0,
     }
+}
+
+/// Returns whether the VM's guest says which pages its devices reach.
+fn declares(device: &Assigned) -> bool {
+    guest::by_handle(device.vm).is_some_and(|vm| vm.gmap.dma.is_declared())
 }
 
 fn fill(info: &mut DeviceInfo, device: &Assigned) {
@@ -257,12 +255,18 @@ fn fill(info: &mut DeviceInfo, device: &Assigned) {
         | u32::from(state.pending()) << 1
         | u32::from(state.power() != devmem::Power::D0) << 2
         | u32::from(device.dma != Dma::Never) << 3
-        | u32::from(device.dma == Dma::Bounded) << 4;
+        | u32::from(device.dma == Dma::Bounded) << 4
+        | u32::from(device.dma == Dma::Bounded && declares(device)) << 6;
     info.dma_faults = device.dma_faults;
     info.dma_fault_at = device.dma_fault_at;
+    if device.dma == Dma::Bounded {
+        info.dma_bytes = guest::by_handle(device.vm).map_or(0, |vm| vm.gmap.dma.bytes());
+    }
     info.generation = state.generation();
     info.mapped_bytes = device.mapped_bytes;
-    info.mapped = counters.mapped;
+    let [pages, groups, medium, large] = counters.mapped;
+    info.mapped = [pages, medium, large];
+    info.mapped_64k = groups;
     info.present = counters.present;
     info.fell_back = counters.fell_back;
     info.parked = counters.parked;

@@ -11,7 +11,7 @@
 
 use arch::{Ipa, Pa, Width};
 use devmem::Memory;
-use gmap::{Attr, Error, Perm};
+use gmap::Error;
 use guest_abi::map::{GICD_BASE, ITS_TRANSLATER};
 use pci::{Capabilities, Function, MsiX, VECTORS_MAX, Vectors};
 use spin::Mutex;
@@ -106,18 +106,11 @@ pub(super) fn open(n: usize, slot: &Slot, vm: &Vm, number: u16, dma: Dma) -> boo
     true
 }
 
-/// Shows the page with the machine's GITS_TRANSLATER where the guest's ITS has its own: the
-/// function sees what its VM sees.
-///
-/// A store of the guest's own CPUs there is none of any function that a VM has (decision 0017).
+/// Shows the VM's devices the page with the machine's GITS_TRANSLATER where the guest's ITS has
+/// its own. The guest's CPUs do not see it (decision 0014).
 fn show_doorbell(vm: &Vm, doorbell: Pa) -> bool {
     let ipa = Ipa::new(ITS_TRANSLATER & !0xfff).expect("below 2^48");
-    let machine = &mut vm.gmap.machine();
-    let pa = doorbell.align_down(4096);
-    let shown = vm
-        .gmap
-        .exclusive()
-        .map(machine, ipa, pa, 4096, Attr::Device, Perm::RW);
+    let shown = vm.gmap.dma.add_registers(ipa, doorbell.align_down(4096));
     // Another function of the VM's may have been first.
     matches!(shown, Ok(()) | Err(Error::Occupied { .. }))
 }

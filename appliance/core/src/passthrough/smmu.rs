@@ -12,11 +12,13 @@ use boot_info::BootInfo;
 use smmu::register::{
     BASE_ALLOCATE, CMDQ_BASE, CMDQ_CONS, CMDQ_CONS_ERROR, CMDQ_PROD, CR0, CR0_CMDQEN, CR0_EVENTQEN,
     CR0_SMMUEN, CR0ACK, CR1, CR1_COHERENT, EVENTQ_BASE, EVENTQ_CONS, EVENTQ_PROD, GBPA, GBPA_ABORT,
-    GBPA_UPDATE, IDR0, IDR1, IDR5, STRTAB_BASE, STRTAB_BASE_CFG,
+    GBPA_UPDATE, IDR0, IDR1, IDR5, IRQ_CTRL, IRQ_CTRL_EVENTQ, IRQ_CTRLACK, STRTAB_BASE,
+    STRTAB_BASE_CFG,
 };
 use smmu::{Command, Event, Features, Ring, STE_WORDS, Stage2, Ste};
 use spin::Mutex;
 
+use super::events;
 use crate::console::println;
 use crate::{hw, memory, physmap};
 
@@ -81,6 +83,11 @@ pub(super) fn init(info: &BootInfo) {
         consumer: 0,
     };
     if new.switch_on(features.stream_bits.min(STREAM_BITS)) {
+        if let Some(interrupt) = info.smmu_events
+            && new.interrupt()
+        {
+            events::by_interrupt(interrupt);
+        }
         *SMMU.lock() = Some(new);
     } else {
         println!("the SMMU at {:#x} does not answer", registers.pa);
@@ -160,6 +167,12 @@ impl Smmu {
         ];
         let queues = CR0_CMDQEN | CR0_EVENTQEN;
         self.set_cr0(queues) && self.issue(&all) && self.set_cr0(queues | CR0_SMMUEN)
+    }
+
+    /// Has it interrupt when there is an event; false if it does not.
+    fn interrupt(&self) -> bool {
+        write32(self.base + IRQ_CTRL, IRQ_CTRL_EVENTQ);
+        wait(self.base + IRQ_CTRLACK, IRQ_CTRL_EVENTQ, IRQ_CTRL_EVENTQ)
     }
 
     fn set_cr0(&self, value: u32) -> bool {

@@ -239,7 +239,7 @@ fn map(vm: &Vm, device: &mut Assigned, part: &Region, ipa: Ipa, now: u64) -> Map
             return Mapped::NoPage;
         };
         let bytes = block.order.bytes();
-        match gmap.map(machine, block.ipa, block.pa, bytes, attr, Perm::RW) {
+        match gmap.map_hinted(machine, block.ipa, block.pa, bytes, attr, Perm::RW) {
             Ok(()) => return Mapped::Block(block),
             Err(Error::Occupied { .. }) if gmap.translate(machine, ipa).is_some() => {
                 return Mapped::Present;
@@ -252,11 +252,10 @@ fn map(vm: &Vm, device: &mut Assigned, part: &Region, ipa: Ipa, now: u64) -> Map
                     pa: Some(block.pa),
                     outcome: Outcome::FellBack,
                 });
-                largest = match block.order {
-                    Order::Block1G => Order::Block2M,
-                    Order::Block2M => Order::Page,
-                    Order::Page => return Mapped::NoMemory,
+                let Some(smaller) = block.order.smaller() else {
+                    return Mapped::NoMemory;
                 };
+                largest = smaller;
             }
             Err(_) => return Mapped::NoMemory,
         }

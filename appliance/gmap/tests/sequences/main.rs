@@ -6,6 +6,7 @@
 )]
 
 mod bbm;
+mod contiguous;
 mod failing;
 mod keys;
 mod lifecycle;

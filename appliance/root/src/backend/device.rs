@@ -10,8 +10,8 @@ use api::{
 use control::backend::DeviceError;
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::device::{
-    DEVICE_ASSIGNED, DEVICE_COMPANION, DeviceConfig, DeviceInfo, NO_FUNCTION, PROFILE_GENERIC,
-    PROFILE_NVGRACE_GPU, PROFILE_NVME, UNSAFE_DMA,
+    DECLARED_DMA, DEVICE_ASSIGNED, DEVICE_COMPANION, DeviceConfig, DeviceInfo, NO_FUNCTION,
+    PROFILE_GENERIC, PROFILE_NVGRACE_GPU, PROFILE_NVME, UNSAFE_DMA,
 };
 use pci::Address;
 
@@ -38,7 +38,7 @@ pub(super) fn assign(scratch: &Scratch, vm: u64, devices: &[DeviceSpec]) -> Resu
                 DeviceProfile::Nvme => PROFILE_NVME,
                 DeviceProfile::NvgraceGpu => PROFILE_NVGRACE_GPU,
             },
-            flags: if device.unsafe_dma { UNSAFE_DMA } else { 0 },
+            flags: flag(device.unsafe_dma, UNSAFE_DMA) | flag(device.declared_dma, DECLARED_DMA),
             registers_bar: device.registers_bar,
         };
         // Again while core populates RAM, a piece at a time.
@@ -49,6 +49,10 @@ pub(super) fn assign(scratch: &Scratch, vm: u64, devices: &[DeviceSpec]) -> Resu
         }
     }
     Ok(())
+}
+
+const fn flag(on: bool, bit: u32) -> u32 {
+    if on { bit } else { 0 }
 }
 
 /// Puts a refusal of [`assign`] into words.
@@ -103,12 +107,15 @@ fn view(info: &DeviceInfo, vm: Option<String>) -> Device {
         reset_pending: flag(1),
         dma: flag(3),
         dma_bounded: flag(4),
+        dma_declared: flag(6),
+        dma_bytes: info.dma_bytes,
         resettable: flag(5),
         generation: info.generation,
         zaps: info.zaps,
         mapped_bytes: info.mapped_bytes,
         faults: DeviceFaults {
             mapped_4k,
+            mapped_64k: info.mapped_64k,
             mapped_2m,
             mapped_1g,
             present: info.present,

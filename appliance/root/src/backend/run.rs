@@ -4,8 +4,11 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use control::backend::{BackendError, ImageId, ImageKind, RunCounters, RunPlan, RunState};
-use guest_abi::core_call::{CoreCall, EXIT_CLASSES, Status, VM_ITS, VmConfig, VmInfo, VmState};
+use control::backend::{BackendError, CpuPlan, ImageId, ImageKind, RunCounters, RunPlan, RunState};
+use guest_abi::core_call::{
+    CoreCall, EXIT_CLASSES, Status, VM_ITS, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE, VmConfig, VmInfo,
+    VmState,
+};
 use loader::{Gunzip, GunzipError, HEAD_BYTES, Kind, Plan, Tree};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
@@ -13,6 +16,7 @@ use rand_chacha::rand_core::RngCore;
 use super::console::Shared;
 use super::device;
 use super::store::Store;
+use super::vcpus;
 use crate::calls::call;
 use crate::frames::{Block, Frames, Scratch};
 
@@ -20,7 +24,7 @@ use crate::frames::{Block, Frames, Scratch};
 const STEP_BYTES: usize = 1 << 20;
 
 /// Exit classes by number (guest-abi, `ExitClass`).
-const EXIT_NAMES: [&str; EXIT_CLASSES] = [
+pub(super) const EXIT_NAMES: [&str; EXIT_CLASSES] = [
     "fault",
     "call",
     "gic",
@@ -154,6 +158,15 @@ impl Run {
         &self.plan
     }
 
+    /// Changes how its vCPUs are to run.
+    pub(super) fn set_cpu(&mut self, plan: &CpuPlan) -> Result<(), Status> {
+        if let Some(vm) = self.vm {
+            vcpus::apply(vm, plan)?;
+        }
+        self.plan.cpu = plan.clone();
+        Ok(())
+    }
+
     /// Returns whether there is loading to do.
     pub(super) fn is_loading(&self) -> bool {
         matches!(self.phase, Phase::Unpacking { .. } | Phase::Copying { .. })
@@ -236,6 +249,7 @@ impl Run {
             }
         }
         if left.is_empty() {
+            vcpus::apply(vm, &self.plan.cpu)?;
             device::assign(scratch, vm, &self.plan.devices)?;
             call(CoreCall::VmEntry, [vm, *entry, *tree, 0])?;
             call(CoreCall::VmStart, [vm, 0, 0, 0])?;
@@ -313,6 +327,7 @@ impl Run {
             resident_bytes: info.resident_bytes,
             overhead_bytes: info.overhead_bytes,
             run_ns: info.run_ns,
+            stolen_ns: info.stolen_ns,
             console_dropped_bytes: self.shared.as_ref().map_or(0, Shared::dropped),
             exits: EXIT_NAMES.into_iter().zip(info.exits).collect(),
         }
@@ -488,6 +503,7 @@ fn write_tree(
         cmdline: &plan.cmdline,
         initrd,
         pci: !plan.devices.is_empty(),
+        pmu: plan.cpu_features.pmu == Some(true),
         seed,
     }
     .write()
@@ -521,11 +537,21 @@ fn config(plan: &RunPlan) -> VmConfig {
     for (to, from) in name.iter_mut().take(63).zip(plan.name.bytes()) {
         *to = from;
     }
+    let features = &plan.cpu_features;
+    let flags = [
+        (features.sve, VM_NO_SVE),
+        (features.pauth, VM_NO_PAUTH),
+        (features.pmu, VM_NO_PMU),
+    ]
+    .into_iter()
+    .filter(|(has, _)| *has == Some(false))
+    .fold(vcpus::flags(&plan.cpu), |flags, (_, flag)| flags | flag);
+    // The messages of devices.
+    let flags = flags | if plan.devices.is_empty() { 0 } else { VM_ITS };
     VmConfig {
         ram_bytes: plan.memory_bytes,
         vcpus: plan.cpus,
-        // The messages of devices.
-        flags: if plan.devices.is_empty() { 0 } else { VM_ITS },
+        flags,
         name,
     }
 }

@@ -275,7 +275,10 @@ impl Machine {
         if self.queues[core].load(self.now) < 2 {
             return;
         }
-        for other in (0..self.queues.len()).filter(|other| *other != core) {
+        let running = self.queues[core].running().map(usize::from);
+        let is_root = running.is_some_and(|n| self.world.vcpus[n].boosted);
+        let others = (0..self.queues.len()).filter(|other| *other != core && !is_root);
+        for other in others {
             let [a, b] = self.queues.get_disjoint_mut([core, other]).unwrap();
             if let Some(entity) = balance(a, b, other, self.now, &self.world) {
                 self.moved(entity, other);

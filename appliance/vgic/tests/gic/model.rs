@@ -582,6 +582,24 @@ mod found {
     }
 
     #[test]
+    fn what_was_made_active_twice_by_a_register_is_not_taken_for_what_is_handled() {
+        let ops = [
+            Bit(0, 0x300, 16),
+            Bit(2, 0x100, 254),
+            Wire(7, 254, true),
+            DistWrite(0, 4, 3),
+            DistWrite(0, 4, 0),
+            Bit(0, 0x300, 16),
+            DistWrite(0, 4, 3),
+            Acknowledge(0, false),
+            Message(0x40, 40),
+            Bit(4, 0x100, 40),
+            End(0),
+        ];
+        run(8, 1, false, &ops);
+    }
+
+    #[test]
     fn an_end_without_list_register_spares_what_nobody_acknowledged() {
         let ops = [
             Wire(0, 200, true),

@@ -357,6 +357,38 @@ fn a_core_whose_reg_is_no_affinity_is_refused() {
 }
 
 #[test]
+fn the_event_queue_s_interrupt_is_found_by_its_name() {
+    let smmu = |names: Option<&[u8]>| {
+        with(|tree| {
+            let tree = tree
+                .begin("smmu@9050000")
+                .prop("compatible", b"arm,smmu-v3\0")
+                .cells("reg", &[0, 0x0905_0000, 0, 0x2_0000])
+                .cells("interrupts", &[0, 75, 1, 0, 74, 4, 1, 3, 4]);
+            let tree = match names {
+                Some(names) => tree.prop("interrupt-names", names),
+                None => tree,
+            };
+            tree.end()
+        })
+        .map(|info| {
+            let events = info.smmu_events.map(|i| (i.intid, i.edge));
+            (info.smmu.map(|range| range.pa), events)
+        })
+    };
+    let at = Some(0x0905_0000);
+    assert_eq!(smmu(Some(b"eventq\0gerror\0")), Ok((at, Some((107, true)))));
+    assert_eq!(
+        smmu(Some(b"gerror\0eventq\0")),
+        Ok((at, Some((106, false))))
+    );
+    assert_eq!(smmu(Some(b"a\0b\0combined\0")), Ok((at, Some((19, false)))));
+    assert_eq!(smmu(Some(b"gerror\0priq\0")), Ok((at, None)));
+    assert_eq!(smmu(Some(b"a\0b\0c\0eventq\0")), Ok((at, None)));
+    assert_eq!(smmu(None), Ok((at, None)));
+}
+
+#[test]
 fn buses_of_the_pci_host_are_as_its_range_says() {
     let pci = |range: Option<&[u32]>| {
         with(|tree| {

@@ -144,7 +144,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Runs a command that takes an exception; returns its syndrome and address.
-    fn fails(&mut self, command: &str) -> (u64, u64) {
+    pub(crate) fn fails(&mut self, command: &str) -> (u64, u64) {
         self.begin(command);
         let (kind, text) = self.answer();
         assert_eq!(kind, '!', "{command}: {text}");
@@ -184,7 +184,7 @@ fn leaves(of: &Value) -> [u64; 3] {
     ["mapped_1g", "mapped_2m", "mapped_4k"].map(|size| number(of, &format!("faults.{size}")))
 }
 
-fn act(control: &Control, pci: &str, request: &Value) -> Value {
+pub(crate) fn act(control: &Control, pci: &str, request: &Value) -> Value {
     let line = format!("POST /v1/devices/{pci}/actions");
     let begin = Instant::now();
     loop {

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use qemu::{Appliance, Cpu, Shell};
+use qemu::{Appliance, Control, Cpu, Shell};
 use serde_json::json;
 
 use crate::common::{MIB, PATIENCE, Running, appliance_on};
@@ -13,6 +13,7 @@ use crate::devices::{Guest, device, number};
 
 on_both_cpus!(
     d2_a_device_reaches_its_vm_s_memory_and_nothing_else,
+    d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed,
     d2_without_an_smmu_a_device_begins_nothing,
     stock_linux_uses_an_nvme_drive_and_resets_it_under_load,
 );
@@ -46,8 +47,8 @@ fn copy_out(guest: &mut Guest<'_>, to: u64) {
 }
 
 /// Starts the guest with `edu`, and puts its BAR where it belongs.
-fn edu(skete: &Running) -> Guest<'_> {
-    let mut guest = Guest::start(skete, &json!([{ "pci": EDU }]));
+fn edu(skete: &Running, declared: bool) -> Guest<'_> {
+    let mut guest = Guest::start(skete, &json!([{ "pci": EDU, "declared_dma": declared }]));
     assert_eq!(guest.run("cr 1 0"), 0x11e8_1234);
     assert_eq!(guest.run("size 1 0"), MIB);
     guest.run(&format!("cw 1 10 {BAR:x}"));
@@ -61,9 +62,23 @@ const EDU_ARGS: [&str; 2] = ["-device", "edu,dma_mask=0xffffffff,addr=4"];
 fn d2_a_device_reaches_its_vm_s_memory_and_nothing_else(cpu: Cpu) {
     let skete = machine(cpu, true, &EDU_ARGS);
     let control = &skete.control;
-    let mut guest = edu(&skete);
+    let mut guest = edu(&skete, false);
     let now = device(control, EDU);
-    assert_eq!(now["dma_bounded"], true);
+    assert_eq!(
+        (&now["dma_bounded"], &now["dma_declared"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(
+        number(&now, "dma_bytes"),
+        64 * MIB,
+        "a guest that declares nothing"
+    );
+    // All of it stays: nothing is taken from under the device, zeroes or not.
+    assert_eq!(resident(control), 64 * MIB);
+    reclaim(control);
+    assert_eq!(resident(control), 64 * MIB);
+    let refused = guest.run(&format!("declare {RAM:x} 1"));
+    assert_eq!(refused.cast_signed(), -1, "it has no such call");
     // Into the guest's RAM: what was there is overwritten.
     let inside = RAM + 32 * MIB;
     guest.run(&format!("w {inside:x} 12345678"));
@@ -83,6 +98,15 @@ fn d2_a_device_reaches_its_vm_s_memory_and_nothing_else(cpu: Cpu) {
     }
     let seen = crate::devices::events(control).1;
     assert!(seen.contains("device.dma_blocked"), "{seen}");
+    // The SMMU interrupted core: who only asks says nothing on the serial line.
+    let serial = skete.appliance.serial().text();
+    let kept = serial
+        .lines()
+        .find(|line| line.contains("the SMMU kept a device"));
+    assert!(
+        kept.is_some_and(|line| line.contains("from 0x44000000")),
+        "{serial}"
+    );
     // It goes on: what is allowed still works.
     guest.run(&format!("w {inside:x} 9abcdef0"));
     copy_out(&mut guest, inside);
@@ -91,10 +115,99 @@ fn d2_a_device_reaches_its_vm_s_memory_and_nothing_else(cpu: Cpu) {
     skete.shut_down();
 }
 
+/// Bytes of the guest's RAM that have frames.
+fn resident(control: &Control) -> u64 {
+    let memory = control.get("/v1/vms/guest/memory").expect("runs");
+    number(&memory, "resident_bytes")
+}
+
+/// Takes back what holds zeroes.
+fn reclaim(control: &Control) {
+    let body = json!({ "action": "reclaim", "kinds": ["zero"] });
+    let done = control.json("POST /v1/vms/guest/memory/actions", &body);
+    let done = done.expect("is done");
+    assert!(done["next"].is_null(), "all in one: {done}");
+}
+
+fn d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed(cpu: Cpu) {
+    const PAGES: u64 = 3;
+    let skete = machine(cpu, true, &EDU_ARGS);
+    let control = &skete.control;
+    let mut guest = edu(&skete, true);
+    let now = device(control, EDU);
+    assert_eq!(
+        (&now["dma_declared"], number(&now, "dma_bytes")),
+        (&json!(true), 0)
+    );
+    let before = resident(control);
+    assert!(before < 16 * MIB, "only what it touched: {before}");
+
+    // Not declared, though it is RAM and resident: blocked, reported, unharmed.
+    let page = RAM + 32 * MIB;
+    guest.run(&format!("w {page:x} 12345678"));
+    copy_out(&mut guest, page);
+    assert_eq!(guest.run(&format!("r {page:x}")), 0x1234_5678);
+    let now = device(control, EDU);
+    let blocked = number(&now, "dma_faults");
+    assert!(blocked > 0, "{now}");
+    assert_eq!(number(&now, "dma_fault_at") & !7, page);
+    let seen = crate::devices::events(control).1;
+    assert!(seen.contains("device.dma_blocked"), "{seen}");
+
+    // Declared it works, twice declared too; what is next to it is not declared with it.
+    for _ in 0..2 {
+        assert_eq!(guest.run(&format!("declare {page:x} {PAGES:x}")), PAGES);
+        assert_eq!(number(&device(control, EDU), "dma_bytes"), PAGES * 4096);
+    }
+    copy_out(&mut guest, page + 4096 * PAGES - 8);
+    copy_out(&mut guest, page);
+    assert_eq!(guest.run(&format!("r {page:x}")), 0);
+    assert_eq!(number(&device(control, EDU), "dma_faults"), blocked);
+    copy_out(&mut guest, page + 4096 * PAGES);
+    assert!(number(&device(control, EDU), "dma_faults") > blocked);
+
+    // While it is in use, the rest of RAM goes back; the block with the declared pages stays,
+    // zeroes or not, and where it is.
+    let (from, bytes) = (RAM + 16 * MIB, 16 * MIB);
+    guest.run(&format!("zero {from:x} {bytes:x}"));
+    let full = resident(control);
+    reclaim(control);
+    let left = resident(control);
+    assert!(full - left >= bytes, "{full} then {left}");
+    for action in ["move", "split"] {
+        let body = json!({ "action": action });
+        let done = control.json("POST /v1/vms/guest/memory/actions", &body);
+        done.expect("is done");
+    }
+    guest.run(&format!("w {page:x} 12345678"));
+    copy_out(&mut guest, page);
+    assert_eq!(guest.run(&format!("r {page:x}")), 0);
+
+    // Nor what its guest says is of no use, as long as it is declared.
+    assert_eq!(guest.run(&format!("undeclare {page:x} 1")), 1);
+    let before = number(&device(control, EDU), "dma_faults");
+    guest.run(&format!("w {page:x} 12345678"));
+    copy_out(&mut guest, page);
+    assert_eq!(guest.run(&format!("r {page:x}")), 0x1234_5678);
+    assert!(number(&device(control, EDU), "dma_faults") > before);
+    assert_eq!(
+        number(&device(control, EDU), "dma_bytes"),
+        (PAGES - 1) * 4096
+    );
+
+    // What is no RAM, or no page, cannot be declared.
+    for wrong in [RAM + 64 * MIB, 0x0900_0000, page + 1] {
+        let refused = guest.run(&format!("declare {wrong:x} 1"));
+        assert_eq!(refused.cast_signed(), -3, "{wrong:x}");
+    }
+    guest.off();
+    skete.shut_down();
+}
+
 fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
     let skete = machine(cpu, false, &EDU_ARGS);
     let control = &skete.control;
-    let mut guest = edu(&skete);
+    let mut guest = edu(&skete, false);
     let now = device(control, EDU);
     assert_eq!(
         (&now["dma"], &now["dma_bounded"]),

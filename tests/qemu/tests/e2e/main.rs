@@ -20,9 +20,13 @@ macro_rules! on_both_cpus {
 }
 
 mod bare;
+mod beside;
+mod builds;
 mod common;
+mod cpu_api;
 mod devices;
 mod dma;
+mod groups;
 mod hostile;
 mod lifecycle;
 mod linux;
@@ -30,4 +34,7 @@ mod memory;
 mod memory_api;
 mod plain;
 mod refusals;
+mod resets;
+mod storms;
+mod stress;
 mod turns;

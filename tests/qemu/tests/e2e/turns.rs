@@ -8,6 +8,7 @@ on_both_cpus!(
     c01_nothing_is_stolen_from_an_idle_linux,
     c03_linux_sees_the_time_that_another_guest_took,
     three_busy_guests_have_two_thirds_of_a_core_each,
+    what_a_guest_is_told_of_its_turns_is_so,
 );
 
 /// A board with this many cores.
@@ -78,18 +79,34 @@ fn c03_linux_sees_the_time_that_another_guest_took(cpu: Cpu) {
     skete.shut_down();
 }
 
-fn three_busy_guests_have_two_thirds_of_a_core_each(cpu: Cpu) {
+/// Runs a guest under the root `direct`, counted and on `smp` cores; returns what it printed.
+fn direct(cpu: Cpu, smp: u32, words: &str) -> String {
     let mut board = Board::new(cpu, paths::bare_root("direct"));
     board.counted = true;
-    board.append = "guest=lock vms=3 vcpus=1 mib=64".to_owned();
+    board.smp = smp;
+    board.append = words.to_owned();
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
     let serial = machine.serial();
     serial
         .wait_for("DIRECT done", 0, PATIENCE * 2)
         .expect("comes to its end");
     machine.wait_for_end(PATIENCE).expect("root switches off");
+    machine.serial().text()
+}
+
+/// C02 to C08 as a guest sees them, with everything and with some of it withheld.
+fn what_a_guest_is_told_of_its_turns_is_so(cpu: Cpu) {
+    for masked in ["", "flags=2 args=masked=hint", "flags=1 args=masked=time"] {
+        // Root sleeps longer than turns last, so that it ends none.
+        let words = format!("guest=paravirt vcpus=3 mib=64 nap=20000 {masked}");
+        let log = direct(cpu, 1, &words);
+        assert!(log.contains("SUMMARY passed=9 failed=0"), "{log}");
+    }
+}
+
+fn three_busy_guests_have_two_thirds_of_a_core_each(cpu: Cpu) {
+    let log = direct(cpu, 2, "guest=lock vms=3 vcpus=1 mib=64");
     // Each is busy for as long as the others, by the clock.
-    let log = machine.serial().text();
     let ran: Vec<u64> = log
         .lines()
         .filter_map(|line| line.split_once(" run_ns ")?.1.trim().parse().ok())

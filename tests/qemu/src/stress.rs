@@ -1,0 +1,93 @@
+//! Guests that wear core out, under the root `direct`, which runs nothing else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::serial::last_lines;
+use crate::{Board, Cpu, Machine, paths};
+
+/// How a run ended that found nothing wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did what it should; what it said of it.
+    Passed(String),
+    /// It could not be done here, and why. Not the same as having passed.
+    Skipped(String),
+}
+
+/// Starts `direct` with a guest on `smp` cores; returns what it printed until it switched off.
+fn direct(cpu: Cpu, smp: u32, orders: &str, logs: &Path, patience: Duration) -> Result<String> {
+    let mut board = Board::new(cpu, paths::bare_root("direct"));
+    board.smp = smp;
+    board.append = orders.to_owned();
+    let mut machine = Machine::start(&board, logs)?;
+    let status = machine.wait_for_end(patience)?;
+    let log = machine.serial().text();
+    ensure!(status.success(), "QEMU ended with {status}");
+    if let Some(wrong) = log.lines().find(|line| line.contains("FAIL")) {
+        bail!(
+            "{wrong}; the last lines were\n{}",
+            last_lines(log.as_bytes(), 20)
+        );
+    }
+    Ok(log)
+}
+
+/// Rows D02 and D03: moves a running vCPU from core to core until it has found itself on
+/// another `moves` times, and checks each time that all of it came along. `sane`: fails if it
+/// looked less than half as often.
+pub fn migrations(
+    cpu: Cpu,
+    smp: u32,
+    moves: u32,
+    sane: bool,
+    logs: &Path,
+    patience: Duration,
+) -> Result<Outcome> {
+    let sanity = u8::from(sane);
+    let orders = format!("guest=migrate pin=1 args=moves={moves},sanity={sanity}");
+    let log = direct(cpu, smp, &orders, logs, patience)?;
+    if let Some(why) = log.lines().find_map(|line| line.strip_prefix("SKIP ")) {
+        return Ok(Outcome::Skipped(why.trim().to_owned()));
+    }
+    ensure!(
+        log.contains("MIGRATED ok"),
+        "the guest did not come to its end:\n{}",
+        last_lines(log.as_bytes(), 20)
+    );
+    let facts = log.lines().find(|line| line.contains("# moves "));
+    Ok(Outcome::Passed(facts.unwrap_or("").trim().to_owned()))
+}
+
+/// Runs a guest with four vCPUs on two cores `runs` times, one after the other: timer
+/// interrupts at odd times on all of them, each to come once, none early, none lost.
+pub fn timers(cpu: Cpu, runs: u32, seed: u32, logs: &Path, patience: Duration) -> Result<Outcome> {
+    let orders = format!("guest=timers vcpus=4 repeat={runs} args=n=100,seed={seed}");
+    let log = direct(cpu, 2, &orders, logs, patience)?;
+    let passed = log
+        .lines()
+        .filter(|line| line.contains("TIMERS ok"))
+        .count();
+    ensure!(
+        passed == usize::try_from(runs)?,
+        "{passed} of {runs} runs passed; the last lines were\n{}",
+        last_lines(log.as_bytes(), 20)
+    );
+    let latest = log
+        .lines()
+        .filter_map(|line| {
+            line.split_once("latest ")?
+                .1
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .max()
+        .unwrap_or(0_u64);
+    Ok(Outcome::Passed(format!(
+        "{passed} of {runs} runs, the latest interrupt after {latest} us"
+    )))
+}

@@ -1,0 +1,76 @@
+//! `cargo xtask stress`: what wears core out, as often as one likes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Subcommand;
+use qemu::stress::{self, Outcome};
+use qemu::{Cpu, paths};
+
+use crate::{build, guest, setup};
+
+/// The exit code of what could not be done: neither passed nor failed.
+const SKIPPED: u8 = 4;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Stress {
+    /// Moves a running vCPU from core to core, and checks that all of it comes along (D02,
+    /// D03); exit code 4 with one core
+    Migrate {
+        /// CPU model
+        #[arg(long, default_value = "max")]
+        cpu: Cpu,
+        /// Number of cores
+        #[arg(long, default_value_t = 2)]
+        smp: u32,
+        /// How often it finds itself on another core
+        #[arg(long, default_value_t = 5_000)]
+        moves: u32,
+        /// The vCPU may have looked less than half as often as it was moved
+        #[arg(long)]
+        no_sanity: bool,
+    },
+    /// Timer interrupts at odd times on four vCPUs on two cores: none early, none lost
+    Timers {
+        /// CPU model
+        #[arg(long, default_value = "max")]
+        cpu: Cpu,
+        /// How many runs, one after the other
+        #[arg(long, default_value_t = 100)]
+        runs: u32,
+        /// Where the odd times begin
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+    },
+}
+
+/// Does it, and says how it went.
+pub(crate) fn stress(what: Stress) -> Result<ExitCode> {
+    setup::emulator()?;
+    guest::fetch()?;
+    build::appliance()?;
+    build::guests()?;
+    let patience = Duration::from_secs(3600);
+    let logs = paths::logs("stress");
+    let outcome = match what {
+        Stress::Migrate {
+            cpu,
+            smp,
+            moves,
+            no_sanity,
+        } => stress::migrations(cpu, smp, moves, !no_sanity, &logs, patience)?,
+        Stress::Timers { cpu, runs, seed } => stress::timers(cpu, runs, seed, &logs, patience)?,
+    };
+    Ok(match outcome {
+        Outcome::Passed(facts) => {
+            println!("stress: passed: {facts}");
+            ExitCode::SUCCESS
+        }
+        Outcome::Skipped(why) => {
+            println!("stress: skipped: {why}");
+            ExitCode::from(SKIPPED)
+        }
+    })
+}
