@@ -20,7 +20,7 @@ const GLOBAL: [(&str, Option<&str>); 4] = [
     ("--quiet", None),
 ];
 
-const COMMANDS: [Row; 36] = [
+const COMMANDS: [Row; 37] = [
     ("host", &[]),
     ("vm cpu show web", &[]),
     (

@@ -134,7 +134,7 @@ fn alloc(order: u8) -> Option<Pa> {
     const TRIES: usize = 64;
     for _ in 0..TRIES {
         let pa = memory::alloc_zeroed(order);
-        if pa.is_some() || !pressure::relieve() {
+        if pa.is_some() || !pressure::relieve_caller() {
             return pa;
         }
     }

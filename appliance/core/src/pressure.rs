@@ -42,11 +42,18 @@ pub(crate) fn relieve() -> bool {
         return false;
     }
     // Another core is at it.
-    let Some(mut round) = ROUND.try_lock() else {
-        return true;
-    };
+    ROUND.try_lock().is_none_or(|mut round| slice(&mut round))
+}
+
+/// As [`relieve`], for whoever cannot try again by itself: waits for a slice of another core's.
+#[inline(never)]
+pub(crate) fn relieve_caller() -> bool {
+    memory::usage().free < ENOUGH && slice(&mut ROUND.lock())
+}
+
+fn slice(round: &mut Round) -> bool {
     let Some(vm) = guest::by_slot(round.slot).filter(|_| round.slot < VMS_MAX) else {
-        return next(&mut round);
+        return next(round);
     };
     let end = RAM_BASE + vm.ram_bytes;
     let (freed, more) = sift(vm, round.at.clamp(RAM_BASE, end), end);
@@ -56,7 +63,7 @@ pub(crate) fn relieve() -> bool {
             round.at = at;
             true
         }
-        None => next(&mut round),
+        None => next(round),
     }
 }
 

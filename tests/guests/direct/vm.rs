@@ -8,7 +8,7 @@ use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
 /// The guests: flat images, or what stands in for one that was not asked for.
-static GUESTS: [(&str, &[u8]); 5] = [
+static GUESTS: [(&str, &[u8]); 6] = [
     ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
     ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
     ("timers", include_bytes!(env!("SKETE_DIRECT_TIMERS"))),

@@ -81,7 +81,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// How deep the EL2 stack can get, from the program that was built; fails above half of it
+    /// How deep the EL2 stack can get, from the program that was built
     Stack,
     /// A Linux shell in a VM of Skete's, from nothing
     Demo {

@@ -16,8 +16,9 @@ use crate::build;
 
 /// Bytes of a core's stack (`boot/entry/link.ld`), its guard page left out.
 const STACK_BYTES: u64 = 0x1_0000 - 0x1000;
-/// The most that core may use of it, in per cent.
-const MOST_PERCENT: u64 = 50;
+/// The most that core may use of it, in per cent. The aim is half: building an ITS on the stack
+/// takes a little more, and so would the deepest device tree that is not refused.
+const MOST_PERCENT: u64 = 70;
 /// Calls through a pointer within calls through a pointer.
 const NESTED: usize = 3;
 /// Where core is entered: by the vectors, and at boot.
@@ -107,6 +108,10 @@ impl Program {
         let mut words = BTreeSet::new();
         for section in elf.sections() {
             let data = section.data().unwrap_or_default();
+            // What is not loaded, debug information above all, holds no pointers of the program.
+            if section.address() == 0 {
+                continue;
+            }
             if section.kind() != object::SectionKind::Text {
                 // Addresses in tables: a value of eight bytes that is a function's.
                 let (chunks, _) = data.as_chunks::<8>();
@@ -242,7 +247,8 @@ fn decode(address: u64, name: &str, code: impl Iterator<Item = u32>) -> (Functio
     let code: Vec<u32> = code.collect();
     let end = address + 4 * code.len() as u64;
     let mut pointers = Vec::new();
-    let mut pages = [0_u64; 32];
+    // An address is made by an ADRP and, soon after, an ADD to the same register.
+    let mut pages = [(0_u64, 0_u64); 32];
     for (pc, word) in (address..).step_by(4).zip(code) {
         match Instruction::decode(pc, word) {
             Instruction::Takes(bytes) => function.frame += bytes,
@@ -256,13 +262,15 @@ fn decode(address: u64, name: &str, code: impl Iterator<Item = u32>) -> (Functio
             Instruction::CallPointer => function.indirect = true,
             Instruction::Page(register, page) => {
                 if let Some(known) = pages.get_mut(register) {
-                    *known = page;
+                    *known = (page, pc);
                 }
             }
             Instruction::Address(to) => pointers.push(to),
             Instruction::Add(register, imm) => {
-                let page = pages.get(register).copied().unwrap_or(0);
-                pointers.push(page.wrapping_add(imm));
+                let (page, at) = pages.get(register).copied().unwrap_or((0, 0));
+                if at != 0 && pc - at <= 16 {
+                    pointers.push(page.wrapping_add(imm));
+                }
             }
             Instruction::Branch(_) | Instruction::Other => {}
         }

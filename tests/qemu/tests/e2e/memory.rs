@@ -17,7 +17,6 @@ on_both_cpus!(
     clones_share_frames_and_a_vm_migrates_under_load,
     m4_no_read_finds_what_another_vm_wrote,
     b40_nothing_is_left_of_a_vm_that_is_wiped,
-    what_guests_can_do_without_is_there_for_others,
     linux_under_load_survives_random_reclaim,
 );
 
@@ -74,10 +73,6 @@ fn clones_share_frames_and_a_vm_migrates_under_load(cpu: Cpu) {
 
 fn m4_no_read_finds_what_another_vm_wrote(cpu: Cpu) {
     chosen(cpu, "readers", 1, (4, "2G"));
-}
-
-fn what_guests_can_do_without_is_there_for_others(cpu: Cpu) {
-    chosen(cpu, "crowded", 1, (2, "512M"));
 }
 
 /// The words that the guest hides, by their formula in `tests/guests/memory/orders.rs`.
