@@ -190,7 +190,7 @@ impl Program {
             return Ok((0, Vec::new()));
         };
         let is_end = |end: &&str| function.name.contains(*end);
-        if ENDS.iter().any(|end| is_end(end)) {
+        if ENDS.iter().any(is_end) {
             return Ok((0, Vec::new()));
         }
         if path.contains(&at) {
