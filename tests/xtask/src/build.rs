@@ -67,8 +67,7 @@ pub(crate) fn guests() -> Result<()> {
     for name in ["memory_root", "linux_root", "direct"] {
         bare_root(name, &carried)?;
     }
-    let conformance = [("SKETE_DIRECT_GUEST", paths::payload("conformance"))];
-    bare_root("direct", &conformance)
+    Ok(())
 }
 
 /// Builds target/NAME.img: core, and the guest `name` as its root, which carries some files.

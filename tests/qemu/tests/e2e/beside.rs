@@ -12,7 +12,8 @@ fn what_a_guest_finds_is_its_own_beside_another(cpu: Cpu) {
     let _alone = alone();
     let mut board = Board::new(cpu, paths::bare_root("direct"));
     board.smp = 1;
-    board.append = "vms=2 vcpus=2 mib=64 serror=3 args=rounds=200,serror=1".to_owned();
+    board.append =
+        "guest=conformance vms=2 vcpus=2 mib=64 serror=3 args=rounds=200,serror=1".to_owned();
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
     machine
         .serial()
