@@ -118,6 +118,8 @@ fn main() -> ! {
         bench::run();
         psci::system_off();
     }
+    // First: the machine has one whole GiB, until something that stays takes a page of it.
+    test::run_test(&el1_test!("b15_a_gibibyte_in_one_leaf", touch_tests::huge));
     guest.start();
     for test in [
         el1_test!("b25_no_key_before_the_first_use", key_tests::off),
@@ -163,7 +165,6 @@ fn main() -> ! {
         touch_tests::gibibyte
     ));
     guest.end();
-    test::run_test(&el1_test!("b15_a_gibibyte_in_one_leaf", touch_tests::huge));
     test::run_test(&el1_test!(
         "c05_a_masked_call_is_not_there",
         state_tests::masked
