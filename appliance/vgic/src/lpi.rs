@@ -302,7 +302,9 @@ impl Vgic {
             return Kick::NONE;
         };
         let moved = r.clear(lpi);
-        let holders = self.redirect(from, |other| other == lpi, Some(to));
+        // Where LPIs are off, what is moved there is dropped.
+        let there = self.lpis_on(to).then_some(to);
+        let holders = self.redirect(from, |other| other == lpi, there);
         let mut kick = self.kick(holders) | self.update_lpis(from);
         if moved {
             kick |= self.pend_lpi(to, lpi);
@@ -321,7 +323,7 @@ impl Vgic {
         };
         let (pending, summary) = (r.pending, r.summary);
         (r.pending, r.summary) = ([0; WORDS], 0);
-        let holders = self.redirect(from, |_| true, Some(to));
+        let holders = self.redirect(from, |_| true, on.then_some(to));
         if let Some(r) = self.redistributor(to).filter(|_| on) {
             for (word, more) in r.pending.iter_mut().zip(pending) {
                 *word |= more;

@@ -582,6 +582,20 @@ mod found {
     }
 
     #[test]
+    fn an_lpi_in_a_list_register_that_is_moved_to_where_lpis_are_off_is_dropped() {
+        let ops = [
+            Command([14, 0, 0, 65536]),
+            RedistWrite(1, 0, 4, 0),
+            Command([14, 0, 65536, 131_072]),
+            ItsWrite(136, 8, 320),
+            DeviceWrites(8, 0),
+            ItsWrite(136, 8, 3456),
+        ];
+        let its = super::WithIts::Yes { keeps_lpis: false };
+        super::run_with(its, 3, 16, true, &ops);
+    }
+
+    #[test]
     fn what_was_made_active_twice_by_a_register_is_not_taken_for_what_is_handled() {
         let ops = [
             Bit(0, 0x300, 16),
