@@ -308,11 +308,16 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
 
     // Function-level resets while it reads; the driver starts it again each time.
     run(
-        "true; (while :; do dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16; done) >/dev/null 2>&1 & \
-         echo $! > /tmp/load",
+        "n=0; while dd if=/dev/nvme0n1p2 of=/dev/null bs=64k count=16 iflag=direct; do \
+         n=$((n+1)); echo $n >>/tmp/read; done >/dev/null 2>&1 & echo $! >/tmp/load",
     );
     for _ in 0..RESETS {
-        run("echo 1 > /sys/bus/pci/devices/0000:00:01.0/reset; sleep 1");
+        let goes_on = run(
+            "echo 1 > /sys/bus/pci/devices/0000:00:01.0/reset; a=$(tail -n 1 /tmp/read); i=0; \
+             while [ $(tail -n 1 /tmp/read) -lt $((a+2)) ] && [ $i -lt 60 ]; do sleep 1; i=$((i+1)); done; \
+             [ $i -lt 60 ] && echo goes on",
+        );
+        assert_eq!(goes_on, "goes on", "{}", run("dmesg | tail -n 20"));
     }
     run("kill $(cat /tmp/load)");
     assert_eq!(run(check), sum);
