@@ -66,7 +66,7 @@ fn run(cli: Cli) -> Result<(), Error> {
     match cli.command {
         Command::Host => command::host(&client, &output),
         Command::Image(image) => command::image::run(&client, &output, image),
-        Command::Vm(vm) => command::vm::run(&client, &output, vm),
+        Command::Vm(vm) => command::vm::run(&client, &output, *vm),
         Command::Device(device) => command::device::run(&client, &output, device),
         Command::Ls => command::vm::list(&client, &output),
         Command::Console(args) => command::console::run(&client, &output, &args),

@@ -75,7 +75,7 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// Define, start, stop, show and delete virtual machines.
     #[command(subcommand)]
-    Vm(VmCommand),
+    Vm(Box<VmCommand>),
     /// Give PCI devices to VMs; show, reset, revoke, read and write those that VMs have.
     #[command(subcommand)]
     Device(device::DeviceCommand),

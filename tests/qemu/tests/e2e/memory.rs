@@ -91,7 +91,6 @@ fn count(machine: &mut Machine, bytes: u64, secrets: &HashSet<u64>, file: &Path)
     qmp.run("stop", json!({})).expect("stops");
     let save = json!({ "val": 0x4000_0000_u64, "size": bytes, "filename": file });
     qmp.run("pmemsave", save).expect("writes RAM to a file");
-    qmp.run("cont", json!({})).expect("goes on");
     let mut ram = BufReader::with_capacity(1 << 20, File::open(file).expect("was written"));
     let mut chunk = vec![0; 1 << 20];
     let mut found = 0;
@@ -104,6 +103,8 @@ fn count(machine: &mut Machine, bytes: u64, secrets: &HashSet<u64>, file: &Path)
             .count();
     }
     std::fs::remove_file(file).expect("was there");
+    // Only now: it would be through with what comes next before this is.
+    machine.qmp().run("cont", json!({})).expect("goes on");
     found
 }
 
