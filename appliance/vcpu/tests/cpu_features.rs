@@ -159,7 +159,7 @@ fn only_an_enabled_comparator_of_the_guests_own_levels_reaches_the_core() {
         (0x1e5, Some(0x1e5)),
         (0x80_01e5, None),
         // Reserved bits go.
-        (u64::MAX & !(1 << 23), Some(0x7f_e1e7)),
+        (!(1 << 23), Some(0x7f_e1e7)),
     ] {
         write(&mut debug, comparator(2, 4), 0x1000);
         write(&mut debug, comparator(2, 5), control);
@@ -331,7 +331,7 @@ proptest! {
             let mut debug = Debug::RESET;
             for (index, value) in &accesses {
                 let register = Register::new(
-                    2 + (index >> 14 & 1), index >> 11 & 7, index >> 7 & 15, index >> 3 & 15, index & 7,
+                    2 | (index >> 14 & 1), index >> 11 & 7, index >> 7 & 15, index >> 3 & 15, index & 7,
                 );
                 let _ = pmu.access(register, Direction::Write, *value, there);
                 let _ = debug.access(register, Direction::Write, *value, THERE);

@@ -204,7 +204,7 @@ fn c4_registers_of_two_vms_on_one_core_stay_apart_under_load(cpu: Cpu) {
         let log = control
             .wait_for_console(vm, "SUMMARY", PATIENCE)
             .expect("ends");
-        assert!(log.contains("SUMMARY passed=2 failed=0"), "{log}");
+        assert!(log.contains("SUMMARY passed=4 failed=0"), "{log}");
     }
     let all = most[0] + most[1];
     assert!(all >= SWITCHES, "{most:?} switches");
