@@ -272,14 +272,14 @@ pub(crate) fn values_are_kept() -> TestResult {
     let values = [(DBGBVR, breakpoints), (DBGWVR, watchpoints)];
     for (register, count) in values {
         for n in 0..count {
-            let value = 0x1234_5678_9abc + u64::from(n) * 8 & !7;
+            let value = (0x1234_5678_9abc + u64::from(n) * 8) & !7;
             expect_eq!(write(register + n * NEXT, value), Ok(()), "{n}");
         }
     }
     psci::hvc(psci::VERSION, 0, 0, 0);
     for (register, count) in values {
         for n in 0..count {
-            let value = 0x1234_5678_9abc + u64::from(n) * 8 & !7;
+            let value = (0x1234_5678_9abc + u64::from(n) * 8) & !7;
             expect_eq!(stub::read_sysreg(register + n * NEXT), Ok(value), "{n}");
         }
     }
