@@ -32,9 +32,9 @@ pub(super) fn measure(cpu: Cpu) -> Result<Vec<(String, u64)>> {
     for (n, (name, bytes, ..)) in LEAVES.iter().enumerate() {
         let words = [
             "-object".to_owned(),
-            format!("memory-backend-ram,id={name},size={bytes}"),
+            format!("memory-backend-ram,id=leaf{name},size={bytes}"),
             "-device".to_owned(),
-            format!("ivshmem-plain,memdev={name},addr={}", n + 1),
+            format!("ivshmem-plain,memdev=leaf{name},addr={}", n + 1),
         ];
         board.more.extend(words);
     }
