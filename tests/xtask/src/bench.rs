@@ -29,7 +29,7 @@ const KEYS: [(&str, &str, Option<u64>); 55] = [
     ("ready_insns", "insns", Some(40_000_000)),
     ("guest_boot_insns", "insns", None),
     ("guest_boot_untold_insns", "insns", None),
-    ("guest_boot_ratio", "per mille", None),
+    ("guest_boot_ratio", "per mille", Some(1_005)),
     ("idle_bytes", "bytes", Some(64 << 20)),
     ("vm_bytes", "bytes", Some(256 << 10)),
     ("lock_1x_plain", "ns", None),
