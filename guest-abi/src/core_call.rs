@@ -12,7 +12,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum CoreCall {
-    /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root.
+    /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root. `Again` while
+    /// memory for them is taken from what guests can do without.
     FramesGrant = CoreCall::id(0x01),
     /// `(pa, order) -> ()`: gives a granted block back; core scrubs it.
     FramesRelease = CoreCall::id(0x02),

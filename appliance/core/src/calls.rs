@@ -119,7 +119,7 @@ fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
         return Err(Status::Invalid);
     }
     let order = order as u8;
-    let pa = alloc(order).ok_or(Status::Exhausted)?;
+    let pa = alloc(order)?;
     if root::show_ram(root, pa, FRAME << order).is_err() {
         memory::free(pa, order);
         return Err(Status::Exhausted);
@@ -128,17 +128,21 @@ fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
     Ok(pa.raw())
 }
 
-/// Takes a frame for root, from what guests can do without if need be.
-fn alloc(order: u8) -> Option<Pa> {
+/// Takes a frame for root, from what guests can do without if need be. `Again` while there may
+/// be such pages further on: a VM of which many are gone already is long.
+fn alloc(order: u8) -> Result<Pa, Status> {
     /// Slices of 256 leaves.
-    const TRIES: usize = 64;
+    const TRIES: usize = 16;
     for _ in 0..TRIES {
-        let pa = memory::alloc_zeroed(order);
-        if pa.is_some() || !pressure::relieve_caller() {
-            return pa;
+        if let Some(pa) = memory::alloc_zeroed(order) {
+            return Ok(pa);
+        }
+        if !pressure::relieve_caller() {
+            // Another core may have brought some since.
+            return memory::alloc_zeroed(order).ok_or(Status::Exhausted);
         }
     }
-    memory::alloc_zeroed(order)
+    Err(Status::Again)
 }
 
 fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {

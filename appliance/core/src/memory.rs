@@ -130,6 +130,11 @@ pub(crate) fn usage() -> Usage {
     }
 }
 
+/// Returns the bytes that an allocation can have at once: not those that cores zero ahead.
+pub(crate) fn pool_bytes() -> u64 {
+    POOL.lock().as_ref().map_or(0, Pool::free_bytes)
+}
+
 /// Returns the order of the largest free block.
 pub(crate) fn largest_order() -> Option<u8> {
     POOL.lock().as_ref()?.largest_order()

@@ -37,7 +37,7 @@ static ROUND: Mutex<Round> = Mutex::new(Round {
 /// trying again. With no lock held.
 #[inline(never)]
 pub(crate) fn relieve() -> bool {
-    if memory::usage().free >= ENOUGH {
+    if memory::pool_bytes() >= ENOUGH {
         // There is memory: the VM has reached a limit of its own.
         return false;
     }
@@ -48,7 +48,7 @@ pub(crate) fn relieve() -> bool {
 /// As [`relieve`], for whoever cannot try again by itself: waits for a slice of another core's.
 #[inline(never)]
 pub(crate) fn relieve_caller() -> bool {
-    memory::usage().free < ENOUGH && slice(&mut ROUND.lock())
+    memory::pool_bytes() < ENOUGH && slice(&mut ROUND.lock())
 }
 
 fn slice(round: &mut Round) -> bool {

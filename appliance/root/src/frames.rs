@@ -26,7 +26,13 @@ impl Block {
 
     /// Asks core for `4096 << order` bytes.
     pub(crate) fn grant(order: u32) -> Result<Self, Status> {
-        let [pa, _] = call(CoreCall::FramesGrant, [u64::from(order), 0, 0, 0])?;
+        let [pa, _] = loop {
+            match call(CoreCall::FramesGrant, [u64::from(order), 0, 0, 0]) {
+                // Core looks for what guests can do without, a piece at a time.
+                Err(Status::Again) => {}
+                other => break other?,
+            }
+        };
         let memory = physmap::at(pa).ok_or(Status::NotGranted)?;
         Ok(Self { pa, memory, order })
     }

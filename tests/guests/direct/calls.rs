@@ -43,7 +43,12 @@ pub(crate) struct Block {
 
 impl Block {
     pub(crate) fn new(order: u64) -> Result<Self, Status> {
-        let [pa, _] = call(CoreCall::FramesGrant, [order, 0, 0, 0])?;
+        let [pa, _] = loop {
+            match call(CoreCall::FramesGrant, [order, 0, 0, 0]) {
+                Err(Status::Again) => {}
+                other => break other?,
+            }
+        };
         Ok(Self { pa, order })
     }
 
