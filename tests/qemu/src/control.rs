@@ -181,9 +181,14 @@ impl Control {
         Ok(())
     }
 
-    /// Waits until a VM has printed `wanted`; returns all that it printed.
+    /// Waits until a VM has printed a whole line with `wanted` in it; returns all that it printed.
     pub fn wait_for_console(&self, vm: &str, wanted: &str, patience: Duration) -> Result<String> {
-        self.wait_for_console_that(vm, patience, |log| log.contains(wanted))
+        let whole = |log: &str| {
+            let at = log.find(wanted);
+            at.and_then(|at| log.get(at..))
+                .is_some_and(|line| line.contains('\n'))
+        };
+        self.wait_for_console_that(vm, patience, whole)
             .with_context(|| format!("{wanted:?} was awaited"))
     }
 

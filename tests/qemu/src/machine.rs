@@ -108,6 +108,18 @@ impl Machine {
         }
     }
 
+    /// Waits until the machine switches itself off; returns everything it printed.
+    ///
+    /// Fails when it does not within `patience`, and when QEMU ends with an error.
+    pub fn output(&mut self, patience: Duration) -> Result<String> {
+        let status = self.wait_for_end(patience)?;
+        let text = self.serial.whole(Duration::from_secs(5))?;
+        if !status.success() {
+            bail!("QEMU ended with {status}; it printed\n{text}");
+        }
+        Ok(text)
+    }
+
     /// Returns whether the machine still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

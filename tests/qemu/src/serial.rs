@@ -46,6 +46,24 @@ impl Serial {
         String::from_utf8_lossy(&printed.bytes).into_owned()
     }
 
+    /// Everything printed, once the machine that prints has ended and its last byte is here.
+    ///
+    /// Fails when it has not ended within `patience`.
+    pub fn whole(&self, patience: Duration) -> Result<String> {
+        let (printed, more) = &*self.0;
+        let printed = printed.lock().expect("no holder of this lock panics");
+        let (printed, _) = more
+            .wait_timeout_while(printed, patience, |printed| !printed.closed)
+            .expect("no holder of this lock panics");
+        if !printed.closed {
+            bail!(
+                "the machine did not end in time; its last lines were\n{}",
+                last_lines(&printed.bytes, 30)
+            );
+        }
+        Ok(String::from_utf8_lossy(&printed.bytes).into_owned())
+    }
+
     /// Number of bytes printed so far: a position for [`Self::wait_for`].
     pub fn position(&self) -> usize {
         let printed = self.0.0.lock().expect("no holder of this lock panics");
@@ -107,6 +125,7 @@ mod tests {
         let first = serial.wait_for("two", 0, patience).expect("is there");
         assert_eq!(first, 7);
         assert_eq!(serial.wait_for("two", first, patience).expect("twice"), 11);
+        assert_eq!(serial.whole(patience).expect("has ended"), "one two two");
         let error = serial
             .wait_for("three", 0, patience)
             .expect_err("not there");

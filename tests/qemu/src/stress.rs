@@ -23,9 +23,7 @@ fn direct(cpu: Cpu, smp: u32, orders: &str, logs: &Path, patience: Duration) -> 
     board.smp = smp;
     board.append = orders.to_owned();
     let mut machine = Machine::start(&board, logs)?;
-    let status = machine.wait_for_end(patience)?;
-    let log = machine.serial().text();
-    ensure!(status.success(), "QEMU ended with {status}");
+    let log = machine.output(patience)?;
     if let Some(wrong) = log.lines().find(|line| line.contains("FAIL")) {
         bail!(
             "{wrong}; the last lines were\n{}",

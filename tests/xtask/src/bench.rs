@@ -169,9 +169,7 @@ fn memory(cpu: Cpu) -> Result<Vec<(String, u64)>> {
     board.append = "bench".to_owned();
     let logs = paths::logs(&format!("bench-memory-{cpu}"));
     let mut machine = Machine::start(&board, &logs)?;
-    machine.serial().wait_for("BENCH done", 0, PATIENCE)?;
-    machine.wait_for_end(PATIENCE)?;
-    Ok(bench_lines(&machine.serial().text()))
+    Ok(bench_lines(&machine.output(PATIENCE)?))
 }
 
 /// What a contended lock costs with `times` as many vCPUs as cores, without the preempt hint
@@ -183,9 +181,7 @@ fn lock(cpu: Cpu, times: u32) -> Result<Vec<(String, u64)>> {
     board.append = format!("guest=lock vcpus={vcpus} mib=64");
     let logs = paths::logs(&format!("bench-lock-{times}x-{cpu}"));
     let mut machine = Machine::start(&board, &logs)?;
-    machine.serial().wait_for("DIRECT done", 0, PATIENCE)?;
-    machine.wait_for_end(PATIENCE)?;
-    lock_results(&machine.serial().text(), times)
+    lock_results(&machine.output(PATIENCE)?, times)
 }
 
 fn lock_results(log: &str, times: u32) -> Result<Vec<(String, u64)>> {

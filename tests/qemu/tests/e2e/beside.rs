@@ -15,13 +15,7 @@ fn what_a_guest_finds_is_its_own_beside_another(cpu: Cpu) {
     board.append =
         "guest=conformance vms=2 vcpus=2 mib=64 serror=3 args=rounds=200,serror=1".to_owned();
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
-    machine
-        .serial()
-        .wait_for("DIRECT done", 0, PATIENCE * 2)
-        .expect("comes to its end");
-    let status = machine.wait_for_end(PATIENCE).expect("root switches off");
-    assert!(status.success());
-    let log = machine.serial().text();
+    let log = machine.output(PATIENCE * 3).expect("root switches off");
     let failed: Vec<&str> = log.lines().filter(|line| line.contains(" FAIL ")).collect();
     let whole = log.matches("failed=0").count();
     assert_eq!(whole, 2, "{}\n{log}", failed.join("\n"));

@@ -21,22 +21,16 @@ on_both_cpus!(
 );
 
 /// Runs a root to its end; returns what it printed.
-fn run(cpu: Cpu, root: &str, cpus: u32, end: &str) -> String {
+fn run(cpu: Cpu, root: &str, cpus: u32) -> String {
     let mut board = Board::new(cpu, paths::bare_root(root));
     board.smp = cpus;
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
-    machine
-        .serial()
-        .wait_for(end, 0, PATIENCE * 2)
-        .expect("comes to its end");
-    let status = machine.wait_for_end(PATIENCE).expect("root switches off");
-    assert!(status.success());
-    machine.serial().text()
+    machine.output(PATIENCE * 3).expect("root switches off")
 }
 
 fn what_core_says_of_memory_is_what_the_guest_did(cpu: Cpu) {
     let _alone = alone();
-    let log = run(cpu, "memory_root", 2, "SUMMARY");
+    let log = run(cpu, "memory_root", 2);
     let failed: Vec<&str> = log.lines().filter(|line| line.contains(" FAIL ")).collect();
     assert!(log.contains("failed=0"), "{}\n{log}", failed.join("\n"));
     // Keys, states, tracking, touching, lives: none was left out.
@@ -46,7 +40,7 @@ fn what_core_says_of_memory_is_what_the_guest_did(cpu: Cpu) {
 
 fn linux_under_load_survives_random_reclaim(cpu: Cpu) {
     let _alone = alone();
-    let log = run(cpu, "linux_root", 3, "LINUX ");
+    let log = run(cpu, "linux_root", 3);
     assert!(log.contains("LINUX ok same 24 wrong 0"), "{log}");
 }
 
@@ -57,14 +51,9 @@ fn chosen(cpu: Cpu, argument: &str, tests: usize, (smp, memory): (u32, &str)) {
     (board.smp, board.memory) = (smp, memory.to_owned());
     board.append = argument.to_owned();
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
-    machine
-        .serial()
-        .wait_for("SUMMARY", 0, PATIENCE)
-        .expect("comes to its end");
-    let log = machine.serial().text();
+    let log = machine.output(PATIENCE).expect("root switches off");
     let all = format!("SUMMARY passed={tests} failed=0");
     assert!(log.contains(&all), "{log}");
-    machine.wait_for_end(PATIENCE).expect("root switches off");
 }
 
 fn clones_share_frames_and_a_vm_migrates_under_load(cpu: Cpu) {
@@ -126,11 +115,7 @@ fn b40_nothing_is_left_of_a_vm_that_is_wiped(cpu: Cpu) {
             .expect("says so");
         *found = count(&mut machine, RAM, &secrets, &file);
     }
-    machine
-        .serial()
-        .wait_for("SUMMARY", 0, PATIENCE)
-        .expect("comes to its end");
-    let log = machine.serial().text();
+    let log = machine.output(PATIENCE).expect("root switches off");
     assert!(log.contains("passed=1 failed=0"), "{log}");
     // 40 MiB less what it dropped: found while it is there, and not once it is gone.
     assert!(found[0] > 36 << 17, "{found:?}");

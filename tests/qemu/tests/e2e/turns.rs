@@ -86,12 +86,7 @@ fn direct(cpu: Cpu, smp: u32, words: &str) -> String {
     board.smp = smp;
     board.append = words.to_owned();
     let mut machine = Machine::start(&board, &logs()).expect("QEMU starts");
-    let serial = machine.serial();
-    serial
-        .wait_for("DIRECT done", 0, PATIENCE * 2)
-        .expect("comes to its end");
-    machine.wait_for_end(PATIENCE).expect("root switches off");
-    machine.serial().text()
+    machine.output(PATIENCE * 3).expect("root switches off")
 }
 
 /// C02 to C08 as a guest sees them, with everything and with some of it withheld.
