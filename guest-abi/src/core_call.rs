@@ -20,7 +20,8 @@ pub enum CoreCall {
     /// `(config_pa) -> (vm, shared_pa)`: builds a VM from a [`VmConfig`]; maps no guest RAM.
     VmCreate = CoreCall::id(0x10),
     /// `(vm, ipa, source_pa, bytes) -> (copied)`: copies into the RAM of a VM not yet
-    /// started. May copy less than asked: call again for the rest.
+    /// started. May copy less than asked, or nothing and say [`Status::Again`]: call again for
+    /// the rest.
     VmCopyIn = CoreCall::id(0x11),
     /// `(vm, pc, x0) -> ()`: sets where vCPU 0 starts and what it finds in x0.
     VmEntry = CoreCall::id(0x12),
@@ -255,6 +256,8 @@ pub const VM_FLAGS: u32 = VM_NO_PV_TIME
     | VM_NO_PREEMPT_HINT
     | VM_NO_PAGE_STATES
     | VM_NO_STORAGE_KEYS
+    | VM_NO_YIELD_TO
+    | VM_NO_CORE_NUMBER
     | VM_ITS
     | VM_CPU_FLAGS;
 /// In [`VmConfig::flags`]: the guest has no SVE, whatever the machine has.
@@ -269,6 +272,11 @@ pub const VM_CPU_FLAGS: u32 = VM_NO_SVE | VM_NO_PAUTH | VM_NO_PMU;
 pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
 pub const VM_NO_STORAGE_KEYS: u32 = 1 << 3;
+/// In [`VmConfig::flags`]: the guest cannot hand its turn to another vCPU.
+pub const VM_NO_YIELD_TO: u32 = 1 << 5;
+/// In [`VmConfig::flags`]: the guest is not told which core its vCPUs are on, neither by call
+/// nor in [`crate::pv::PvLine`].
+pub const VM_NO_CORE_NUMBER: u32 = 1 << 6;
 
 /// In [`VmConfig::flags`]: the guest has an ITS. One with devices needs it for their messages.
 pub const VM_ITS: u32 = 1 << 4;

@@ -75,6 +75,11 @@ impl Vm {
                 .map_err(|status| ("DeviceAssign", status))?;
         }
         vm.call(CoreCall::VmEntry, [entry, tree_at])?;
+        if orders.cores != 0 {
+            for vcpu in 0..orders.vcpus {
+                vm.pin(vcpu, orders.cores);
+            }
+        }
         vm.call(CoreCall::VmStart, [0, 0])?;
         Ok(vm)
     }
@@ -101,9 +106,9 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets vCPU 0 run on these cores only.
-    pub(crate) fn pin(&self, cores: u64) {
-        if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, 0, cores, 0]) {
+    /// Lets vCPU `vcpu` run on these cores only.
+    pub(crate) fn pin(&self, vcpu: u64, cores: u64) {
+        if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, vcpu, cores, 0]) {
             println!("DIRECT vm{} VcpuAffinity {cores:#x}: {status:?}", self.n);
         }
     }
