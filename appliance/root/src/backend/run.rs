@@ -235,7 +235,11 @@ impl Run {
                 Source::Unpacked => locate(unpacked.as_ref().ok_or(RunError::NoImage)?, next.from)?,
             };
             let bytes = piece.min(next.bytes).min(budget);
-            let [copied, _] = call(CoreCall::VmCopyIn, [vm, next.to, pa, bytes])?;
+            let [copied, _] = match call(CoreCall::VmCopyIn, [vm, next.to, pa, bytes]) {
+                // The memory is being made.
+                Err(Status::Again) => return Ok(()),
+                other => other?,
+            };
             if copied == 0 || copied > bytes {
                 return Err(Status::Again.into());
             }
