@@ -67,13 +67,20 @@ pub(crate) fn fault(vcpu: &mut Vcpu, ipa: Ipa, access: Access) -> Result<Fault, 
         patience: Patience::Guest(&mut vcpu.half),
         later: false,
     };
-    let result = match settled(vm, means, ipa, access) {
-        // Somebody may have what it can do without: the guest tries again.
-        Err(FaultError::OutOfMemory) if pressure::relieve() => Ok(Fault::AlreadyMapped),
-        // Another core may have given some back just now.
-        Err(FaultError::OutOfMemory) => settled(vm, means, ipa, access),
-        other => other,
-    };
+    let mut result = Err(FaultError::OutOfMemory);
+    for _ in 0..LOOKS {
+        result = settled(vm, means, ipa, access);
+        match result {
+            // Somebody may have what it can do without: the guest tries again.
+            Err(FaultError::OutOfMemory) if pressure::relieve() => {
+                result = Ok(Fault::AlreadyMapped);
+                break;
+            }
+            // Another core may have given some back just now, and yet another taken it.
+            Err(FaultError::OutOfMemory) => {}
+            _ => break,
+        }
+    }
     if !means.later
         && let Some(half) = vcpu.half.take()
     {

@@ -8,6 +8,7 @@
 use core::sync::atomic::Ordering;
 
 use gmap::{Budget, Sift};
+use guest_abi::core_call::Status;
 use guest_abi::map::RAM_BASE;
 use guest_abi::root_boot::VMS_MAX;
 use spin::Mutex;
@@ -24,8 +25,9 @@ struct Round {
     freed: u64,
 }
 
-/// Bytes that any fault can be answered with: a page, its tables and its sidecar.
-const ENOUGH: u64 = 16 * memory::FRAME;
+/// Bytes with which any fault can be answered, and a VM be made: what lacks memory while there
+/// is so much lacks what no page of a guest's can give it.
+const ENOUGH: u64 = 32 * memory::FRAME;
 
 static ROUND: Mutex<Round> = Mutex::new(Round {
     slot: 0,
@@ -45,10 +47,34 @@ pub(crate) fn relieve() -> bool {
     ROUND.try_lock().is_none_or(|mut round| slice(&mut round))
 }
 
-/// As [`relieve`], for whoever cannot try again by itself: waits for a slice of another core's.
-#[inline(never)]
-pub(crate) fn relieve_caller() -> bool {
-    memory::pool_bytes() < ENOUGH && slice(&mut ROUND.lock())
+/// Does `work` for root, and again after each slice of memory that was taken back, for as long
+/// as that is what it lacks. `Again` when there may be more to take further on: a VM of which
+/// many pages are gone already is long. With no lock held.
+pub(crate) fn patient<T>(mut work: impl FnMut() -> Result<T, Status>) -> Result<T, Status> {
+    /// Slices of 256 leaves.
+    const TRIES: usize = 16;
+    for _ in 0..TRIES {
+        let before = memory::pool_bytes();
+        let result = work();
+        if !matches!(result, Err(Status::Exhausted)) {
+            return result;
+        }
+        let after = memory::pool_bytes();
+        if before.min(after) >= ENOUGH {
+            // There was memory all the time: it is something else.
+            return result;
+        }
+        if after >= ENOUGH {
+            // Another core has just brought some.
+            continue;
+        }
+        // Waits for a slice of another core's: root has nothing else to do meanwhile.
+        if !slice(&mut ROUND.lock()) {
+            // Another core may have brought some since.
+            return work();
+        }
+    }
+    Err(Status::Again)
 }
 
 fn slice(round: &mut Round) -> bool {

@@ -21,12 +21,13 @@ const MOST_PERCENT: u64 = 50;
 /// Calls through a pointer within calls through a pointer.
 const NESTED: usize = 3;
 /// Where core is entered: by the vectors, and at boot.
-const ENTRIES: [&str; 7] = [
+const ENTRIES: [&str; 8] = [
     "exit_sync",
     "exit_irq",
     "exit_fiq",
     "exit_serror",
     "exit_aarch32",
+    "guarded_exception",
     "core_main",
     "core_secondary",
 ];
