@@ -125,7 +125,16 @@ pub(crate) fn power_off(vcpu: &VcpuControl) {
 /// Blocks `vcpu`, which runs on this core, unless something already waits for it.
 pub(crate) fn block(vcpu: &mut Vcpu) {
     world::refill(vcpu);
-    if vcpu.vm().vgic.lock().pending(vcpu.index) || serror::is_pending(vcpu) {
+    if is_pending(vcpu) {
+        // The machine tells once that a timer's line has risen, and not that it has fallen: a
+        // guest that changed its timer without taking the interrupt would never wait again.
+        world::sync_timers(vcpu);
+        world::refill(vcpu);
+        if is_pending(vcpu) {
+            return;
+        }
+    }
+    if serror::is_pending(vcpu) {
         return;
     }
     let cpu = per_cpu::this();
@@ -136,6 +145,11 @@ pub(crate) fn block(vcpu: &mut Vcpu) {
     if wakes::may_wait(&vcpu.attention) {
         stop_running(&mut queue, vcpu, Run::Blocked, hw::cntpct());
     }
+}
+
+/// Returns whether `vcpu`, whose list registers have just been read, has an interrupt to take.
+fn is_pending(vcpu: &Vcpu) -> bool {
+    vcpu.vm().vgic.lock().pending(vcpu.index)
 }
 
 /// Waits with `vcpu` loaded and running until it, or anyone else, has something to do: while
@@ -171,7 +185,7 @@ pub(crate) fn pause(vcpu: &mut Vcpu) {
     const PSTATE_I: u64 = 1 << 7;
     if vcpu.pstate & PSTATE_I == 0 {
         world::refill(vcpu);
-        if vcpu.vm().vgic.lock().pending(vcpu.index) {
+        if is_pending(vcpu) {
             return;
         }
     }

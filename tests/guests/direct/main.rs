@@ -3,7 +3,7 @@
 //! With it core and its guests are tested without network, control port and disk. Boot
 //! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
 //! each (128), `repeat=` times one after the other (1), `guest=migrate`, `timers`,
-//! `lock`, `conformance` or `paravirt` instead of the guest that it was built around, `flags=` what the VMs are to do without
+//! `lock`, `turns`, `conformance` or `paravirt` instead of the guest that it was built around, `flags=` what the VMs are to do without
 //! (`guest_abi::core_call::VM_FLAGS`, 0), `nap=` how many microseconds it sleeps while nothing is to be done (200), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its

@@ -8,11 +8,12 @@ use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
 /// The guests: flat images, or what stands in for one that was not asked for.
-static GUESTS: [(&str, &[u8]); 6] = [
+static GUESTS: [(&str, &[u8]); 7] = [
     ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
     ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
     ("timers", include_bytes!(env!("SKETE_DIRECT_TIMERS"))),
     ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
+    ("turns", include_bytes!(env!("SKETE_DIRECT_TURNS"))),
     (
         "conformance",
         include_bytes!(env!("SKETE_DIRECT_CONFORMANCE")),

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 58] = [
+const KEYS: [(&str, &str, Option<u64>); 59] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -32,6 +32,7 @@ const KEYS: [(&str, &str, Option<u64>); 58] = [
     ("guest_boot_ratio", "per mille", Some(1_005)),
     ("idle_bytes", "bytes", Some(64 << 20)),
     ("vm_bytes", "bytes", Some(256 << 10)),
+    ("world_switch", "insns", Some(5_000)),
     ("lock_1x_plain", "ns", None),
     ("lock_1x_hint", "ns", None),
     ("lock_1x_ratio", "per mille", Some(1_010)),
@@ -95,7 +96,7 @@ pub(crate) enum Part {
     Memory,
     /// Devices' memory
     Devices,
-    /// Contended locks
+    /// Contended locks, and the switch from one VM to another
     Locks,
 }
 
@@ -139,7 +140,7 @@ fn measure(cpu: Cpu, part: Part) -> Result<Results> {
         Part::Memory => memory(cpu)?,
         Part::Devices => device::measure(cpu)?,
         Part::Locks => {
-            let mut lines = Vec::new();
+            let mut lines = vec![("world_switch".to_owned(), world_switch(cpu)?)];
             for times in [1, 2, 4] {
                 lines.extend(lock(cpu, times)?);
             }
@@ -216,6 +217,41 @@ fn lock(cpu: Cpu, times: u32) -> Result<Vec<(String, u64)>> {
     let logs = paths::logs(&format!("bench-lock-{times}x-{cpu}"));
     let mut machine = Machine::start(&board, &logs)?;
     lock_results(&machine.output(PATIENCE)?, times)
+}
+
+/// Instructions from the last of one VM to the first of another on the same core, its turn being
+/// over (`tests/guests/turns`).
+fn world_switch(cpu: Cpu) -> Result<u64> {
+    let mut board = Board::new(cpu, paths::bare_root("direct"));
+    board.counted = true;
+    // Both on the second core: root has the first.
+    board.append = "guest=turns vms=2 vcpus=1 mib=32 cores=2 nap=20000".to_owned();
+    let logs = paths::logs(&format!("bench-turns-{cpu}"));
+    let mut machine = Machine::start(&board, &logs)?;
+    let log = machine.output(PATIENCE)?;
+    switch_of(&log).with_context(|| format!("the guests saw no switch:\n{log}"))
+}
+
+/// The median distance between a turn's end in one VM and the next turn's begin in the other, in
+/// nanoseconds: an instruction each.
+fn switch_of(log: &str) -> Option<u64> {
+    let turns = |vm: &str| -> Vec<(u64, u64)> {
+        let lines = log.lines().filter_map(|line| line.trim().strip_prefix(vm));
+        let words = lines.filter_map(|line| line.strip_prefix("TURN ")?.split_once(' '));
+        words
+            .filter_map(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)))
+            .collect()
+    };
+    let (one, other) = (turns("vm0| "), turns("vm1| "));
+    let mut switches: Vec<u64> = other
+        .iter()
+        .filter_map(|(first, _)| {
+            let ends = one.iter().map(|(_, last)| *last);
+            Some(first - ends.filter(|end| end < first).max()?)
+        })
+        .collect();
+    switches.sort_unstable();
+    switches.get(switches.len() / 2).copied()
 }
 
 fn lock_results(log: &str, times: u32) -> Result<Vec<(String, u64)>> {
@@ -375,6 +411,13 @@ mod tests {
         assert_eq!(results.last(), Some(&("lock_4x_ratio".to_owned(), 500)));
         let two_were_inside = log.replace("BENCH done", "FAIL");
         assert!(lock_results(&two_were_inside, 4).is_err());
+    }
+
+    #[test]
+    fn a_switch_is_between_the_end_of_one_and_the_next_begin_of_the_other() {
+        let log = "vm0| TURN 100 200\r\nvm0| TURN 420 500\nvm1| TURN 210 410\nvm1| TURN 530 600\n";
+        assert_eq!(switch_of(log), Some(30));
+        assert_eq!(switch_of("vm0| TURN 1 2\n"), None);
     }
 
     #[test]
