@@ -18,9 +18,7 @@ use guest_abi::root_boot::VMS_MAX;
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
 use crate::pressure::patient;
-use crate::{
-    features, hw, memory_access, memory_calls, passthrough, root, schedule, share, timer,
-};
+use crate::{features, hw, memory_access, memory_calls, passthrough, root, schedule, share, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -37,11 +35,11 @@ static GRANTED: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let [_, a, b, c, d, ..] = vcpu.gpr;
     let result = match call {
-        CoreCall::FramesGrant => patient(|| grant(vcpu.vm(), a)).map(|pa| [pa, 0]),
+        CoreCall::FramesGrant => patient(vcpu.vm(), || grant(vcpu.vm(), a)).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
-        CoreCall::VmCreate => patient(|| create(vcpu.vm(), a)),
+        CoreCall::VmCreate => patient(vcpu.vm(), || create(vcpu.vm(), a)),
         CoreCall::VmCopyIn => {
-            patient(|| copy_in(vcpu, a, b, c, d)).map(|copied| [copied, 0])
+            patient(vcpu.vm(), || copy_in(vcpu, a, b, c, d)).map(|copied| [copied, 0])
         }
         CoreCall::VmEntry => entry(a, b, c).map(|()| [0; 2]),
         CoreCall::VmStart => start(a).map(|()| [0; 2]),
@@ -216,7 +214,9 @@ fn stop(handle: u64) -> Result<(), Status> {
 }
 
 fn destroy(handle: u64) -> Result<(), Status> {
-    let vm = find(handle)?;
+    let Some(vm) = guest::by_handle(handle) else {
+        return guest::bury(handle);
+    };
     let shared = vm.shared_pa;
     passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))

@@ -23,10 +23,15 @@ pub(crate) fn fault(
     for _ in 0..LOOKS {
         match resolve(vm, cache, ipa, access) {
             // Somebody may have what it can do without: the guest tries again.
-            Err(FaultError::OutOfMemory) if pressure::relieve() => return Ok(Fault::AlreadyMapped),
+            Err(FaultError::OutOfMemory) if pressure::relieve(vm) => {
+                return Ok(Fault::AlreadyMapped);
+            }
             // Another core may have given some back just now, and yet another taken it.
             Err(FaultError::OutOfMemory) => {}
-            other => return other,
+            other => {
+                vm.asking.satisfied();
+                return other;
+            }
         }
     }
     Err(FaultError::OutOfMemory)
