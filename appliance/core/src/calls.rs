@@ -35,10 +35,12 @@ static GRANTED: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let [_, a, b, c, d, ..] = vcpu.gpr;
     let result = match call {
-        CoreCall::FramesGrant => patient(|| grant(vcpu.vm(), a)).map(|pa| [pa, 0]),
+        CoreCall::FramesGrant => patient(vcpu.vm(), || grant(vcpu.vm(), a)).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
-        CoreCall::VmCreate => patient(|| create(vcpu.vm(), a)),
-        CoreCall::VmCopyIn => patient(|| copy_in(vcpu, a, b, c, d)).map(|copied| [copied, 0]),
+        CoreCall::VmCreate => patient(vcpu.vm(), || create(vcpu.vm(), a)),
+        CoreCall::VmCopyIn => {
+            patient(vcpu.vm(), || copy_in(vcpu, a, b, c, d)).map(|copied| [copied, 0])
+        }
         CoreCall::VmEntry => entry(a, b, c).map(|()| [0; 2]),
         CoreCall::VmStart => start(a).map(|()| [0; 2]),
         CoreCall::VmStop => stop(a).map(|()| [0; 2]),
@@ -212,7 +214,9 @@ fn stop(handle: u64) -> Result<(), Status> {
 }
 
 fn destroy(handle: u64) -> Result<(), Status> {
-    let vm = find(handle)?;
+    let Some(vm) = guest::by_handle(handle) else {
+        return guest::bury(handle);
+    };
     let shared = vm.shared_pa;
     passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))

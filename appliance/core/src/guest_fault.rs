@@ -72,13 +72,16 @@ pub(crate) fn fault(vcpu: &mut Vcpu, ipa: Ipa, access: Access) -> Result<Fault, 
         result = settled(vm, means, ipa, access);
         match result {
             // Somebody may have what it can do without: the guest tries again.
-            Err(FaultError::OutOfMemory) if pressure::relieve() => {
+            Err(FaultError::OutOfMemory) if pressure::relieve(vm) => {
                 result = Ok(Fault::AlreadyMapped);
                 break;
             }
             // Another core may have given some back just now, and yet another taken it.
             Err(FaultError::OutOfMemory) => {}
-            _ => break,
+            _ => {
+                vm.asking.satisfied();
+                break;
+            }
         }
     }
     if !means.later

@@ -19,6 +19,7 @@ mod epitaph;
 mod exits;
 mod features;
 mod gic;
+mod grace;
 mod guarded;
 mod guest;
 mod guest_fault;

@@ -46,8 +46,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmKeysWrite => memory_access::keys_write(vcpu, a, b, c, d),
         CoreCall::VmPageStates => memory_access::states(vcpu, a, b, c, d, e),
         CoreCall::VmRead => memory_access::read(vcpu, a, b, c, d, e),
-        CoreCall::VmWrite => patient(|| memory_access::write(vcpu, a, b, c, d, e)),
-        CoreCall::VmExchange => patient(|| memory_access::exchange(vcpu, a, b, c, d, e)),
+        CoreCall::VmWrite => patient(root, || memory_access::write(vcpu, a, b, c, d, e)),
+        CoreCall::VmExchange => patient(root, || memory_access::exchange(vcpu, a, b, c, d, e)),
         CoreCall::FramesGrant
         | CoreCall::FramesRelease
         | CoreCall::VmCreate
