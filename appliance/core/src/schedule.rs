@@ -125,16 +125,7 @@ pub(crate) fn power_off(vcpu: &VcpuControl) {
 /// Blocks `vcpu`, which runs on this core, unless something already waits for it.
 pub(crate) fn block(vcpu: &mut Vcpu) {
     world::refill(vcpu);
-    if is_pending(vcpu) {
-        // The machine tells once that a timer's line has risen, and not that it has fallen: a
-        // guest that changed its timer without taking the interrupt would never wait again.
-        world::sync_timers(vcpu);
-        world::refill(vcpu);
-        if is_pending(vcpu) {
-            return;
-        }
-    }
-    if serror::is_pending(vcpu) {
+    if is_pending(vcpu) || serror::is_pending(vcpu) {
         return;
     }
     let cpu = per_cpu::this();

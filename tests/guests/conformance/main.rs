@@ -116,7 +116,6 @@ fn main() -> ! {
         el1_test!("timer_wakes_wfi", timers::wakes_wfi),
         el1_test!("timer_past_fires_at_once", timers::past),
         el1_test!("timer_masked_or_off_does_not_fire", timers::masked),
-        el1_test!("timer_set_anew_lets_wfi_wait", timers::set_anew),
         el1_test!("timer_level_shows_as_pending", timers::level),
         el1_test!("timer_edges", timers::edges),
         el1_test!("timers_are_independent", timers::independent),

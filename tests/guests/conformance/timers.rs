@@ -74,38 +74,6 @@ pub(crate) fn wakes_wfi() -> TestResult {
     Ok(())
 }
 
-/// A timer that fired and is set anew while its interrupt is masked: the line has fallen, nothing
-/// is pending, and WFI waits for the new deadline. Then it fires, once.
-pub(crate) fn set_anew() -> TestResult {
-    const LATER_NS: u64 = 20_000_000;
-    /// A wait may end early, but not at once and always.
-    const NAPS_MAX: u64 = 200;
-    prepare();
-    for timer in Timer::BOTH {
-        for round in 0..5 {
-            let before = gic::count(0, timer.intid());
-            timer.set_compare(timer.now());
-            timer.set_control(ENABLE);
-            // Until it has come out of the machine: an exit or two.
-            timer::spin(SOON_NS);
-            expect!(pending(timer), "{timer:?} {round}");
-            let due = timer.now() + ticks(LATER_NS);
-            timer.set_compare(due);
-            let mut naps = 0;
-            while timer.now() < due {
-                cpu::wfi();
-                naps += 1;
-                expect!(naps < NAPS_MAX, "{timer:?} {round}: WFI does not wait");
-            }
-            let fired = || gic::count(0, timer.intid()) == before + 1;
-            expect!(unmasked(|| smp::wait(fired)), "{timer:?} {round} is lost");
-            unmasked(|| timer::spin(SOON_NS));
-            expect_eq!(gic::count(0, timer.intid()), before + 1, "{timer:?}");
-        }
-    }
-    Ok(())
-}
-
 pub(crate) fn past() -> TestResult {
     prepare();
     for timer in Timer::BOTH {
