@@ -82,7 +82,11 @@ pub(crate) fn suspend() -> TestResult {
         let mut naps = 0;
         while timer.now() < due {
             let entry = smp::entry();
-            expect_eq!(psci::hvc(CPU_SUSPEND, state, entry, 7), SUCCESS, "{state:#x}");
+            expect_eq!(
+                psci::hvc(CPU_SUSPEND, state, entry, 7),
+                SUCCESS,
+                "{state:#x}"
+            );
             naps += 1;
             expect!(naps < 1000, "CPU_SUSPEND {state:#x} does not wait");
         }
