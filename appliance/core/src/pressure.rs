@@ -122,7 +122,7 @@ impl Givers for Guests {
         };
         let machine = &mut vm.gmap.machine();
         let mut gmap = vm.gmap.exclusive();
-        let (freed, more) = gmap.sift(machine, (start, end), sift, Budget::SLICE, |_, _| ());
+        let (freed, more) = gmap.sift(machine, (start, end), sift, Budget::FREEING, |_, _| ());
         vm.gmap.reclaimed.fetch_add(freed, Ordering::Relaxed);
         (freed, more.map(arch::Ipa::raw))
     }

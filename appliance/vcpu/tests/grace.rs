@@ -10,7 +10,7 @@ struct Count(AtomicU64);
 
 impl Counter for Count {
     fn count(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::AcqRel) + 1
+        self.0.fetch_add(1, Ordering::AcqRel).wrapping_add(1)
     }
     fn now(&self) -> u64 {
         self.0.load(Ordering::Acquire)
@@ -22,17 +22,17 @@ impl Counter for Count {
 
 struct Machine {
     taken: Count,
-    noted: [Count; 2],
+    noted: [Arc<Count>; 2],
     /// The table: whether the record is in it.
     there: AtomicBool,
     /// The record, 0 once it is freed; read and written without any order of its own.
     record: AtomicU64,
 }
 
-fn core(machine: &Machine, number: usize) {
+fn core(machine: &Machine, noted: &Count) {
     for _ in 0..2 {
         // It comes from a guest.
-        pass(&machine.taken, &machine.noted[number]);
+        pass(&machine.taken, noted);
         if machine.there.load(Ordering::Acquire) {
             let value = machine.record.load(Ordering::Relaxed);
             assert_eq!(value, 1, "it is used after its end");
@@ -48,20 +48,20 @@ fn what_is_freed_is_used_by_nobody() {
     model.check(|| {
         let machine = Arc::new(Machine {
             taken: Count(AtomicU64::new(0)),
-            noted: [(); 2].map(|()| Count(AtomicU64::new(0))),
+            noted: [(); 2].map(|()| Arc::new(Count(AtomicU64::new(0)))),
             there: AtomicBool::new(true),
             record: AtomicU64::new(1),
         });
-        let cores: Vec<_> = (0..2)
-            .map(|number| {
+        let cores: Vec<_> = (machine.noted.iter().cloned())
+            .map(|noted| {
                 let machine = Arc::clone(&machine);
-                thread::spawn(move || core(&machine, number))
+                thread::spawn(move || core(&machine, &noted))
             })
             .collect();
         machine.there.swap(false, Ordering::AcqRel);
         let grace = Grace::begin(&machine.taken);
         for _ in 0..2 {
-            if machine.noted.iter().all(|noted| grace.is_over(noted)) {
+            if machine.noted.iter().all(|noted| grace.is_over(&**noted)) {
                 machine.record.store(0, Ordering::Relaxed);
                 break;
             }
