@@ -92,10 +92,14 @@ pub(crate) struct Guest<'a> {
 impl<'a> Guest<'a> {
     pub(crate) fn start(skete: &'a Running, devices: &Value) -> Self {
         skete.push_payload("device");
+        Self::start_with(&skete.control, devices)
+    }
+
+    /// As [`Self::start`], for an appliance that has the guest already.
+    pub(crate) fn start_with(control: &'a Control, devices: &Value) -> Self {
         let spec = json!({
             "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" }, "devices": devices,
         });
-        let control = &skete.control;
         control
             .json("PUT /v1/vms/guest", &spec)
             .expect("can be defined");
