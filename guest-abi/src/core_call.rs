@@ -12,15 +12,17 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum CoreCall {
-    /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root. `Again` while
-    /// memory for them is taken from what guests can do without.
+    /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root.
+    /// [`Status::Again`] while memory is taken from what guests can do without.
     FramesGrant = CoreCall::id(0x01),
     /// `(pa, order) -> ()`: gives a granted block back; core scrubs it.
     FramesRelease = CoreCall::id(0x02),
     /// `(config_pa) -> (vm, shared_pa)`: builds a VM from a [`VmConfig`]; maps no guest RAM.
+    /// [`Status::Again`] as for [`Self::FramesGrant`].
     VmCreate = CoreCall::id(0x10),
     /// `(vm, ipa, source_pa, bytes) -> (copied)`: copies into the RAM of a VM not yet
-    /// started. May copy less than asked: call again for the rest.
+    /// started. May copy less than asked: call again for the rest. [`Status::Again`] as for
+    /// [`Self::FramesGrant`]: nothing is copied yet, or not to be relied on.
     VmCopyIn = CoreCall::id(0x11),
     /// `(vm, pc, x0) -> ()`: sets where vCPU 0 starts and what it finds in x0.
     VmEntry = CoreCall::id(0x12),

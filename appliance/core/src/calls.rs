@@ -17,9 +17,8 @@ use guest_abi::root_boot::VMS_MAX;
 
 use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
-use crate::{
-    features, hw, memory_access, memory_calls, passthrough, pressure, root, schedule, share, timer,
-};
+use crate::pressure::patient;
+use crate::{features, hw, memory_access, memory_calls, passthrough, root, schedule, share, timer};
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
 const GRANT_ORDER_MAX: u64 = 9;
@@ -36,10 +35,12 @@ static GRANTED: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let [_, a, b, c, d, ..] = vcpu.gpr;
     let result = match call {
-        CoreCall::FramesGrant => grant(vcpu.vm(), a).map(|pa| [pa, 0]),
+        CoreCall::FramesGrant => patient(vcpu.vm(), || grant(vcpu.vm(), a)).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
-        CoreCall::VmCreate => create(vcpu.vm(), a),
-        CoreCall::VmCopyIn => copy_in(vcpu, a, b, c, d).map(|copied| [copied, 0]),
+        CoreCall::VmCreate => patient(vcpu.vm(), || create(vcpu.vm(), a)),
+        CoreCall::VmCopyIn => {
+            patient(vcpu.vm(), || copy_in(vcpu, a, b, c, d)).map(|copied| [copied, 0])
+        }
         CoreCall::VmEntry => entry(a, b, c).map(|()| [0; 2]),
         CoreCall::VmStart => start(a).map(|()| [0; 2]),
         CoreCall::VmStop => stop(a).map(|()| [0; 2]),
@@ -119,30 +120,13 @@ fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
         return Err(Status::Invalid);
     }
     let order = order as u8;
-    let pa = alloc(order)?;
+    let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
     if root::show_ram(root, pa, FRAME << order).is_err() {
         memory::free(pa, order);
         return Err(Status::Exhausted);
     }
     GRANTED.fetch_add(FRAME << order, Ordering::Relaxed);
     Ok(pa.raw())
-}
-
-/// Takes a frame for root, from what guests can do without if need be. `Again` while there may
-/// be such pages further on: a VM of which many are gone already is long.
-fn alloc(order: u8) -> Result<Pa, Status> {
-    /// Slices of 256 leaves.
-    const TRIES: usize = 16;
-    for _ in 0..TRIES {
-        if let Some(pa) = memory::alloc_zeroed(order) {
-            return Ok(pa);
-        }
-        if !pressure::relieve_caller() {
-            // Another core may have brought some since.
-            return memory::alloc_zeroed(order).ok_or(Status::Exhausted);
-        }
-    }
-    Err(Status::Again)
 }
 
 fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
@@ -230,7 +214,9 @@ fn stop(handle: u64) -> Result<(), Status> {
 }
 
 fn destroy(handle: u64) -> Result<(), Status> {
-    let vm = find(handle)?;
+    let Some(vm) = guest::by_handle(handle) else {
+        return guest::bury(handle);
+    };
     let shared = vm.shared_pa;
     passthrough::release(vm)?;
     guest::destroy(vm, || root::unshare(shared))

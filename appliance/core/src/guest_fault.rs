@@ -20,13 +20,21 @@ pub(crate) fn fault(
     access: Access,
 ) -> Result<Fault, FaultError> {
     vm.gmap.shared().count_fault();
-    match resolve(vm, cache, ipa, access) {
-        // Somebody may have what it can do without: the guest tries again.
-        Err(FaultError::OutOfMemory) if pressure::relieve() => Ok(Fault::AlreadyMapped),
-        // Another core may have given some back just now.
-        Err(FaultError::OutOfMemory) => resolve(vm, cache, ipa, access),
-        other => other,
+    for _ in 0..LOOKS {
+        match resolve(vm, cache, ipa, access) {
+            // Somebody may have what it can do without: the guest tries again.
+            Err(FaultError::OutOfMemory) if pressure::relieve(vm) => {
+                return Ok(Fault::AlreadyMapped);
+            }
+            // Another core may have given some back just now, and yet another taken it.
+            Err(FaultError::OutOfMemory) => {}
+            other => {
+                vm.asking.satisfied();
+                return other;
+            }
+        }
     }
+    Err(FaultError::OutOfMemory)
 }
 
 /// As [`fault`], on core's own account.

@@ -9,7 +9,7 @@ use vgic::Level;
 
 use crate::guest::{self, ROOT_SLOT, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{console, features, gic, passthrough, schedule, timer, world};
+use crate::{console, features, gic, grace, passthrough, schedule, timer, world};
 
 /// The SGIs and PPIs that core uses on every core.
 pub(crate) const OWN: [u32; 6] = [
@@ -26,6 +26,7 @@ pub(crate) const OWN: [u32; 6] = [
 #[unsafe(no_mangle)]
 extern "C" fn exit_irq(vcpu: &mut Vcpu) -> *mut Vcpu {
     vcpu.count(ExitClass::Interrupt);
+    grace::pass(per_cpu::this());
     take(per_cpu::this());
     schedule::leave(vcpu)
 }

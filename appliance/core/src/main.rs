@@ -19,6 +19,7 @@ mod epitaph;
 mod exits;
 mod features;
 mod gic;
+mod grace;
 mod guest;
 mod guest_fault;
 mod guest_memory;

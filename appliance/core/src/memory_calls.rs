@@ -18,6 +18,7 @@ use guest_abi::memory_call::{
 
 use crate::calls::{find, granted, write_out};
 use crate::guest::{Vcpu, Vm};
+use crate::pressure::patient;
 use crate::{keyed, memory, memory_access, memory_sharing, pins, scrub, stage2};
 
 /// How a call ended, and what x1 to x3 hold.
@@ -45,8 +46,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VmKeysWrite => memory_access::keys_write(vcpu, a, b, c, d),
         CoreCall::VmPageStates => memory_access::states(vcpu, a, b, c, d, e),
         CoreCall::VmRead => memory_access::read(vcpu, a, b, c, d, e),
-        CoreCall::VmWrite => memory_access::write(vcpu, a, b, c, d, e),
-        CoreCall::VmExchange => memory_access::exchange(vcpu, a, b, c, d, e),
+        CoreCall::VmWrite => patient(root, || memory_access::write(vcpu, a, b, c, d, e)),
+        CoreCall::VmExchange => patient(root, || memory_access::exchange(vcpu, a, b, c, d, e)),
         CoreCall::FramesGrant
         | CoreCall::FramesRelease
         | CoreCall::VmCreate

@@ -52,6 +52,8 @@ pub(crate) struct PerCpu {
     pub(crate) deadlines: Mutex<Deadlines<128>>,
     /// A frame that this core zeroes when it has nothing else to do.
     pub(crate) scrubbing: Mutex<Option<gmap::Scrubbing>>,
+    /// What had been taken out of tables when it last held no reference from one: see `grace`.
+    pub(crate) let_go: AtomicU64,
     /// The locks of VMs' memory that this core holds, as [`gmap::Held`] has them.
     pub(crate) locks: AtomicU8,
 }
@@ -69,6 +71,7 @@ impl PerCpu {
             crowded: AtomicBool::new(false),
             floor: AtomicU64::new(0),
             yielding: AtomicBool::new(false),
+            let_go: AtomicU64::new(0),
             locks: AtomicU8::new(0),
             misplaced: AtomicBool::new(false),
             waited: AtomicU64::new(0),

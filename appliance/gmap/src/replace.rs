@@ -134,16 +134,18 @@ impl Gmap {
         if !(self.keys_enabled() || self.states) || old.special() {
             return;
         }
-        let (young, dirty) = match new.decode(level) {
-            Entry::Leaf(leaf) => (leaf.young(), leaf.dirty()),
-            Entry::Empty | Entry::Hole(_) | Entry::Busy | Entry::Table(_) | Entry::Reserved => {
-                (false, false)
-            }
+        let (young, dirty, gone) = match new.decode(level) {
+            Entry::Leaf(leaf) => (leaf.young(), leaf.dirty(), false),
+            Entry::Empty | Entry::Hole(_) => (false, false, self.keys_enabled()),
+            Entry::Busy | Entry::Table(_) | Entry::Reserved => (false, false, false),
         };
         let (young, dirty) = (old.young() && !young, old.dirty() && !dirty);
-        if young || dirty {
-            self.sidecar
-                .update_range(machine, ipa, level, |word| word.harvest(young, dirty));
+        if young || dirty || gone {
+            self.sidecar.update_range(machine, ipa, level, |word| {
+                let word = word.harvest(young, dirty);
+                // The host's own mark is of this page, not of the one that comes next.
+                word.with_host_referenced(word.host_referenced() && !gone)
+            });
         }
     }
 }

@@ -19,6 +19,17 @@ pub(crate) fn call(call: CoreCall, arguments: [u64; 4]) -> Result<[u64; 2], Stat
     }
 }
 
+/// Makes a core call again for as long as core is looking for the memory that it takes: in what
+/// guests can do without, a piece at a time.
+pub(crate) fn call_patiently(what: CoreCall, arguments: [u64; 4]) -> Result<[u64; 2], Status> {
+    loop {
+        match call(what, arguments) {
+            Err(Status::Again) => {}
+            other => return other,
+        }
+    }
+}
+
 /// Makes a core call with up to seven arguments, and returns its status and what x1 to x3
 /// hold then: where to go on, if it is [`Status::Again`].
 pub(crate) fn call_long(call: CoreCall, arguments: [u64; 7]) -> (Status, [u64; 3]) {

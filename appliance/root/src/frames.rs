@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use guest_abi::core_call::{CoreCall, Status};
 use root_logic::extent::{LARGE_ORDER, PAGE_BYTES, order_of, place};
 
-use crate::calls::call;
+use crate::calls::{call, call_patiently};
 use crate::physmap;
 
 /// A block of granted, aligned memory: `4096 << order` bytes, zero when granted. Goes back
@@ -26,13 +26,7 @@ impl Block {
 
     /// Asks core for `4096 << order` bytes.
     pub(crate) fn grant(order: u32) -> Result<Self, Status> {
-        let [pa, _] = loop {
-            match call(CoreCall::FramesGrant, [u64::from(order), 0, 0, 0]) {
-                // Core looks for what guests can do without, a piece at a time.
-                Err(Status::Again) => {}
-                other => break other?,
-            }
-        };
+        let [pa, _] = call_patiently(CoreCall::FramesGrant, [u64::from(order), 0, 0, 0])?;
         let memory = physmap::at(pa).ok_or(Status::NotGranted)?;
         Ok(Self { pa, memory, order })
     }
@@ -122,11 +116,11 @@ impl Scratch {
         Ok(unsafe { self.0.memory.cast::<R>().read_volatile() })
     }
 
-    /// Makes a call whose first argument is the address of a record.
+    /// Makes a call whose first argument is the address of a record, and waits for memory.
     pub(crate) fn tell<R: Record>(&self, what: CoreCall, record: R) -> Result<[u64; 2], Status> {
         // SAFETY: a page of our own, larger than any record.
         unsafe { self.0.memory.cast::<R>().write_volatile(record) };
-        call(what, [self.0.pa, 0, 0, 0])
+        call_patiently(what, [self.0.pa, 0, 0, 0])
     }
 }
 

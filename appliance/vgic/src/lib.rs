@@ -42,7 +42,8 @@
 //! active ones, most urgent first, then further pending ones. What pends outside comes in
 //! through the maintenance interrupt for "none pending" (NPIE), or when the guest enables
 //! or disables a group; what is active outside is deactivated through
-//! `EOIcount` (LRENPIE), most urgent first, which is the order a guest must use.
+//! `EOIcount` (LRENPIE), most urgent first, which is the order a guest must use. That count
+//! names no interrupt: an SPI that another vCPU deactivated and took since stays active there.
 //! `ICC_DIR_EL1` always traps and goes to [`Vgic::deactivate`].
 #![no_std]
 

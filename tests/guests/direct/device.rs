@@ -31,7 +31,7 @@ impl Order {
 
     /// Gives it to a VM.
     pub(crate) fn assign(&self, vm: u64) -> Result<(), Status> {
-        let block = Block::new(0)?;
+        let block = Block::grant(0)?;
         let words = [
             self.function | self.memory << 16 | self.profile << 32,
             // NVMe is no use without DMA, and this root has no secrets.
@@ -123,7 +123,7 @@ impl Watch {
 
 /// Returns the ID and counters of function number `n`.
 fn info(n: u64) -> Result<(u64, [u64; 9]), Status> {
-    let block = Block::new(0)?;
+    let block = Block::grant(0)?;
     calls::call(CoreCall::DeviceInfo, [n, block.pa, 0, 0])?;
     let word = |offset: usize| mem::read64(calls::window(block.pa) + offset as u64);
     let leaves = offset_of!(DeviceInfo, mapped);

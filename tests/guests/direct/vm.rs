@@ -42,7 +42,7 @@ impl Vm {
     /// Creates, loads and starts a VM.
     pub(crate) fn start(n: usize, orders: &Orders) -> Result<Self, Failed> {
         let ram_bytes = orders.mib << 20;
-        let frame = Block::new(COPY_ORDER).map_err(|status| ("FramesGrant", status))?;
+        let frame = Block::grant(COPY_ORDER).map_err(|status| ("FramesGrant", status))?;
         // A VmConfig: RAM, vCPUs and flags, name.
         let mut config = [0; 80];
         config[..8].copy_from_slice(&ram_bytes.to_le_bytes());
@@ -86,7 +86,10 @@ impl Vm {
     }
 
     fn copy_in(&self, frame: &Block, ipa: u64, bytes: &[u8]) -> Result<(), Failed> {
-        for (chunk, at) in bytes.chunks(frame.len()).zip((ipa..).step_by(frame.len())) {
+        for (chunk, at) in bytes
+            .chunks(frame.bytes())
+            .zip((ipa..).step_by(frame.bytes()))
+        {
             frame.fill(chunk);
             let mut done = 0;
             while done < chunk.len() as u64 {

@@ -6,9 +6,7 @@ use core::mem::offset_of;
 
 use guest_abi::core_call::CoreCall;
 use guest_abi::vm_shared::{CONSOLE_IN_BYTES, CONSOLE_OUT_BYTES, VmShared};
-use payload::{mem, println};
-
-use crate::calls;
+use payload::{mem, println, root};
 
 /// Root's ends of the two rings of one VM.
 #[derive(Debug)]
@@ -65,7 +63,7 @@ impl Console {
         let news = self.read() | self.write();
         if news {
             // A VM that is over has nobody to tell.
-            let _ = calls::try_call(CoreCall::VmConsole, &[self.vm]);
+            let _ = root::try_call(CoreCall::VmConsole, &[self.vm]);
         }
     }
 

@@ -6,9 +6,6 @@
 
 extern crate alloc;
 
-#[path = "../memory_root/calls.rs"]
-#[expect(dead_code, reason = "this root asks for less than the other")]
-mod calls;
 mod console;
 #[path = "../direct/heap.rs"]
 mod heap;
@@ -17,10 +14,10 @@ use guest_abi::core_call::{CoreCall, Status, VmState};
 use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{MemoryPolicy, Scan, reclaim};
 use loader::{Kind, Tree};
+use payload::root::{self, Block, call, try_call};
 use payload::timer::{self, Timer};
 use payload::{cpu, gic, println, psci};
 
-use crate::calls::{Block, call, try_call};
 use crate::console::Console;
 
 payload::guest!(main);
@@ -58,7 +55,7 @@ fn main() -> ! {
     println!("# a shell answers: {:#x} bytes resident", linux.resident());
     linux.console.type_text(WORK);
     let (done, bytes) = linux.disturb(end);
-    let memory = calls::vm_memory(linux.vm);
+    let memory = root::vm_memory(linux.vm);
     println!("# disturbed: {done:?}, {bytes:#x} bytes of zeroes taken");
     println!(
         "# faults {} minor {} splits {} leaves {:?}",
@@ -108,12 +105,12 @@ impl Linux {
         call(CoreCall::VmStart, &[vm]);
         Self {
             vm,
-            console: Console::new(vm, calls::window(shared_pa)),
+            console: Console::new(vm, root::window(shared_pa)),
         }
     }
 
     fn resident(&self) -> u64 {
-        calls::vm_memory(self.vm).resident_bytes
+        root::vm_memory(self.vm).resident_bytes
     }
 
     /// Lets the guest run a little, and takes what it printed.
@@ -144,7 +141,7 @@ impl Linux {
             match what {
                 0 => {
                     let shift = if draw(2) == 0 { 12 } else { 21 };
-                    calls::set_policy(self.vm, policy(shift, draw(2) as u32 * 2));
+                    root::set_policy(self.vm, policy(shift, draw(2) as u32 * 2));
                 }
                 1 => drop(self.reclaim(reclaim::MOVE, some)),
                 2 => zeroes += self.reclaim(reclaim::ZERO, (at & !0x1f_ffff, 8 << 21)),

@@ -3,7 +3,6 @@
 //! On one core: while root measures a call of its own the guest sleeps, and what the guest
 //! measures is undisturbed but for the ends of root's rare naps.
 
-use crate::calls::try_call;
 use crate::orders::{CALL, READ, SLEEP, WRITE};
 use crate::vm::{Vm, nap};
 use crate::{PAGE, area, vm};
@@ -11,6 +10,7 @@ use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{Scan, reclaim};
 use guest_abi::storage_key::KEY_SET;
+use payload::root::try_call;
 use payload::{println, stats, timer};
 
 fn tlbi() -> u64 {

@@ -1,11 +1,11 @@
 //! Storage keys, and who may touch what with which.
 
-use crate::calls::{Block, call, try_call};
 use crate::orders::{CALL, CHECK, COUNT, READ, WRITE};
 use crate::{PAGE, area, vm};
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::memory_call::reclaim;
 use guest_abi::storage_key::{KEY_BULK, KEY_COND_SET, KEY_GET, KEY_RRB, KEY_SET};
+use payload::root::{Block, call, try_call};
 use payload::{TestResult, expect, expect_eq};
 
 const GET: u64 = 1;

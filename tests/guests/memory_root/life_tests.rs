@@ -1,11 +1,11 @@
 //! What must hold whatever is done to a guest's memory while it runs, and when it is gone.
 
-use crate::calls::{self, Block, call};
 use crate::orders::{COUNT, LOAD, READ, WRITE};
 use crate::vm::Vm;
 use crate::{PAGE, area, vm};
 use guest_abi::core_call::{CoreCall, VmState};
 use guest_abi::memory_call::{MemoryPolicy, Scan, reclaim};
+use payload::root::{self, Block, call};
 use payload::{TestResult, expect, expect_eq, fail, println, timer};
 
 pub(crate) fn pinned() -> TestResult {
@@ -93,7 +93,7 @@ pub(crate) fn limit() -> TestResult {
         largest_shift: 21,
         flags: 2,
     };
-    calls::set_policy(small.handle, policy);
+    root::set_policy(small.handle, policy);
     small.begin(WRITE, [area(64), 64 << 8, PAGE, 1]);
     let frame = Block::new(0);
     let end = timer::now() + timer::ticks(30_000_000_000);
@@ -115,7 +115,7 @@ pub(crate) fn lives() -> TestResult {
     // The first life may leave something behind that is kept: records, frames ahead.
     Vm::create(16 << 20).expect("memory for a VM").end();
     let frame = Block::new(0);
-    let before = calls::host_memory_by(&frame);
+    let before = root::host_memory_by(&frame);
     // More than there are VMIDs of 8 bits.
     for n in 0..259 {
         match Vm::create(16 << 20) {
@@ -123,7 +123,7 @@ pub(crate) fn lives() -> TestResult {
             Err(status) => fail!("life {n}: {status:?}"),
         }
     }
-    let after = calls::host_memory_by(&frame);
+    let after = root::host_memory_by(&frame);
     expect_eq!(after.vmids_used, before.vmids_used);
     expect_eq!(after.free_bytes, before.free_bytes);
     Ok(())

@@ -8,7 +8,6 @@
 extern crate alloc;
 
 mod bench;
-mod calls;
 #[path = "../direct/heap.rs"]
 mod heap;
 mod key_tests;
@@ -30,7 +29,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::HARDWARE_HAFDBS;
 use payload::Test;
-use payload::{el1_test, println, psci, test};
+use payload::{el1_test, println, psci, root, test};
 
 use crate::vm::Vm;
 
@@ -58,11 +57,11 @@ const fn area(mib: u64) -> u64 {
 
 /// Returns whether hardware keeps access flag and dirty state.
 fn hafdbs() -> bool {
-    calls::host_memory().hardware & HARDWARE_HAFDBS != 0
+    root::host_memory().hardware & HARDWARE_HAFDBS != 0
 }
 
 fn main() -> ! {
-    let host = calls::host_memory();
+    let host = root::host_memory();
     println!(
         "MEMORY hardware {:#x} vmids {} free {:#x}",
         host.hardware, host.vmids_max, host.free_bytes
@@ -106,13 +105,13 @@ fn main() -> ! {
         ),
     ];
     for (argument, tests) in runs {
-        if calls::bootargs().contains(argument) {
+        if root::bootargs().contains(argument) {
             test::run_tests(tests);
         }
     }
     let guest = Vm::create(RAM_BYTES).expect("there is memory for a VM");
     HANDLE.store(guest.handle, Ordering::Relaxed);
-    if calls::bootargs().contains("bench") {
+    if root::bootargs().contains("bench") {
         vm::share_the_core();
         guest.start();
         bench::run();

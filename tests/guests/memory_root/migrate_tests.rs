@@ -1,7 +1,6 @@
 //! A VM's memory, keys and page states go to another VM while its guest runs: what a live
 //! migration does, by core calls alone.
 
-use crate::calls::{Block, call, try_call};
 use crate::orders::{CALL, CHECK, EACH, LOAD, READ, WRITE};
 use crate::vm::Vm;
 use crate::{PAGE, area};
@@ -10,6 +9,7 @@ use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{Scan, StatesOp, reclaim};
 use guest_abi::page_state::{PAGE_STATE, StateCall};
 use guest_abi::storage_key::{KEY_BULK, KEY_SET};
+use payload::root::{Block, call, try_call};
 use payload::{TestResult, expect, expect_eq, fail, println};
 
 const RAM: u64 = 96 << 20;

@@ -1,13 +1,13 @@
 //! Frames that two guests use: each sees what it wrote itself, and the machine pays only for
 //! what somebody wrote.
 
-use crate::calls::{self, Block, try_call};
 use crate::orders::{CHECK, READ, WRITE};
 use crate::vm::Vm;
 use crate::{PAGE, area};
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::reclaim;
+use payload::root::{self, Block, try_call};
 use payload::test::Failure;
 use payload::{TestResult, expect, expect_eq, fail, println};
 
@@ -36,7 +36,7 @@ fn parent() -> Result<Vm, Failure> {
 
 pub(crate) fn clones() -> TestResult {
     let frame = Block::new(0);
-    let free = || calls::host_memory_by(&frame).free_bytes;
+    let free = || root::host_memory_by(&frame).free_bytes;
     // What the first VM leaves behind is there already.
     create(RAM)?.end();
     let empty = free();
@@ -109,7 +109,7 @@ pub(crate) fn clones() -> TestResult {
 
 pub(crate) fn zeroes() -> TestResult {
     let frame = Block::new(0);
-    let free = || calls::host_memory_by(&frame).free_bytes;
+    let free = || root::host_memory_by(&frame).free_bytes;
     let vm = create(RAM)?;
     vm.start();
     let (at, pages) = (area(32), PAGES);

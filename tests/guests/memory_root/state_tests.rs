@@ -1,6 +1,5 @@
 //! Page states: what the guest can do without comes back.
 
-use crate::calls::{self, Block, call};
 use crate::orders::{CALL, CHECK, EACH, READ, WRITE};
 use crate::vm::Vm;
 use crate::{PAGE, area, vm};
@@ -8,6 +7,7 @@ use guest_abi::core_call::{CoreCall, VM_NO_PAGE_STATES, VM_NO_STORAGE_KEYS};
 use guest_abi::memory_call::{StatesOp, reclaim};
 use guest_abi::page_state::{PAGE_STATE, PAGE_STATE_DRAIN, StateCall};
 use guest_abi::storage_key::KEY_GET;
+use payload::root::{self, Block, call};
 use payload::{TestResult, expect, expect_eq, fail, println};
 
 const STATE: u64 = PAGE_STATE as u64;
@@ -22,10 +22,10 @@ pub(crate) fn unused() -> TestResult {
     vm.policy(21, 2);
     let (at, pages) = (area(64), 64 << 8);
     vm.order(WRITE, [at, pages, PAGE, 1]);
-    let (free, memory) = (calls::host_memory().free_bytes, vm.memory());
+    let (free, memory) = (root::host_memory().free_bytes, vm.memory());
     expect_eq!(say(StateCall::Unused, at, pages), [pages, 0]);
     vm.order(CALL, [DRAIN, 0, 0, 0]);
-    let (now, after) = (calls::host_memory().free_bytes, vm.memory());
+    let (now, after) = (root::host_memory().free_bytes, vm.memory());
     println!("# 64 MiB unused: {:#x} came back", now - free);
     expect!(now - free >= (64 << 20) - (1 << 20), "{:#x}", now - free);
     expect_eq!(memory.resident_bytes - after.resident_bytes, 64 << 20);

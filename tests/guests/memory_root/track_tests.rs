@@ -1,9 +1,9 @@
 //! Which pages were touched: exactly those.
 
-use crate::calls::Block;
 use crate::orders::{READ, WRITE};
 use crate::{PAGE, area, vm};
 use guest_abi::memory_call::{Scan, reclaim};
+use payload::root::Block;
 use payload::test::Failure;
 use payload::{TestResult, expect_eq, fail};
 

@@ -1,11 +1,11 @@
 //! The guest under test: made once, and told what to do.
 
-use crate::calls::{self, Block, call, try_call};
 use crate::{orders, tree};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use guest_abi::memory_call::{MemoryPolicy, Scan, VmMemory};
+use payload::root::{self, Block, call, try_call};
 use payload::timer::{self, Timer};
 use payload::{cpu, gic};
 
@@ -190,7 +190,7 @@ impl Vm {
     }
 
     pub(crate) fn memory(self) -> VmMemory {
-        calls::vm_memory(self.handle)
+        root::vm_memory(self.handle)
     }
 
     /// Sets the largest leaf, and whether a page counts as written from its first touch.
@@ -201,7 +201,7 @@ impl Vm {
             largest_shift,
             flags,
         };
-        calls::set_policy(self.handle, policy);
+        root::set_policy(self.handle, policy);
     }
 
     /// Scans a range to its end; returns the bytes found.

@@ -3,12 +3,12 @@
 
 use crate::PAGE;
 use crate::area;
-use crate::calls::{self, call, try_call};
 use crate::orders::{CHECK, EACH, GUARD, HIDE, READ, UNGUARD, WRITE};
 use crate::vm::Vm;
 use guest_abi::core_call::{CoreCall, Status};
 use guest_abi::memory_call::reclaim;
 use guest_abi::page_state::{PAGE_STATE, StateCall};
+use payload::root::{self, call, try_call};
 use payload::{TestResult, expect, expect_eq, fail, println, timer};
 
 /// What the VM that reads has in its pages, and the other one, above bit 32.
@@ -64,7 +64,7 @@ pub(crate) fn crowded() -> TestResult {
     first.order(WRITE, [area(32), 256 * MIB, PAGE, 1]);
     let volatile = [state, StateCall::Volatile as u64, area(96), 192 * MIB];
     expect_eq!(first.order(EACH, volatile), [192 * MIB, 0]);
-    let free = calls::host_memory().free_bytes;
+    let free = root::host_memory().free_bytes;
     println!("# {free:#x} free");
     second.order(WRITE, [area(32), 340 * MIB, PAGE, 9]);
     expect!(free < 300 << 20, "there was room anyway: {free:#x}");

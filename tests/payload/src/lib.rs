@@ -37,6 +37,8 @@ pub mod mmu;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod psci;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub mod root;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod smp;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod stub;

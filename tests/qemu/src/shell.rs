@@ -34,7 +34,8 @@ impl Shell {
             !log.contains("Kernel panic"),
             "the guest's kernel panicked on the way"
         );
-        control.wait_for_console(vm, "# ", patience)?;
+        let prompts = |log: &str| log.contains("# ");
+        control.wait_for_console_that(vm, patience, prompts)?;
         Ok(Self {
             control: control.clone(),
             vm: vm.to_owned(),

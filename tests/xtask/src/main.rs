@@ -48,7 +48,11 @@ enum Command {
     /// Installs what is missing: target, QEMU, packages
     Setup,
     /// Builds the appliance: target/skete.img
-    Build,
+    Build {
+        /// And the bare-metal guests of the tests, with the images whose root is one of them
+        #[arg(long)]
+        guests: bool,
+    },
     /// Fetches the guest of tests and demo: Debian's arm64 cloud kernel and busybox
     Guest,
     /// Formats, lints and host tests: under a minute when warm
@@ -137,7 +141,12 @@ fn main() -> ExitCode {
 fn obey(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::everything()?,
-        Command::Build => build::appliance()?,
+        Command::Build { guests } => {
+            build::appliance()?;
+            if guests {
+                build::guests()?;
+            }
+        }
         Command::Guest => guest::fetch()?,
         Command::Check => check::check()?,
         Command::Test { filter, long } => test::everything(filter.as_deref(), long)?,

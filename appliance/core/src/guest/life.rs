@@ -21,6 +21,8 @@ use vgic::Vgic;
 use super::vcpu::{self, Place, Run, VcpuControl};
 use super::{ROOT_SLOT, SHARED_ORDER, VCPU_ORDER, VCPUS, VCPUS_MAX, VM_ORDER, VMS, Vm};
 use super::{by_slot, pointer};
+use crate::grace::{self, Grace};
+use crate::pressure::Asking;
 use crate::serial::Serial;
 use crate::stage2::{self, Space, Stage2};
 use crate::{features, hw, its, memory, paravirt, per_cpu, sysreg, world};
@@ -31,8 +33,44 @@ const ROOT_WEIGHT: u32 = 1000;
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
 pub(crate) const GUEST_IPA_BITS: u8 = 40;
 
-/// Serialises creating and destroying; holds the last generation given out.
-static LIFECYCLE: Mutex<u32> = Mutex::new(0);
+/// Serialises creating and destroying.
+static LIFECYCLE: Mutex<Lifecycle> = Mutex::new(Lifecycle {
+    generation: 0,
+    grave: None,
+});
+
+/// What creating and destroying must know.
+#[derive(Debug)]
+struct Lifecycle {
+    /// The last generation given out.
+    generation: u32,
+    grave: Option<Grave>,
+}
+
+/// Frames of a VM that is out of the table, and that a core may still look at.
+#[derive(Debug)]
+struct Grave {
+    handle: u64,
+    /// The VM, its vCPUs, the page shared with root, lines and ITS.
+    frames: [Option<(Pa, u8)>; VCPUS_MAX + 4],
+    /// Until when, once all of it is out of the table.
+    grace: Option<Grace>,
+}
+
+impl Grave {
+    const fn new(handle: u64) -> Self {
+        Self {
+            handle,
+            frames: [None; VCPUS_MAX + 4],
+            grace: None,
+        }
+    }
+
+    fn put(&mut self, pa: Pa, order: u8) {
+        let free = self.frames.iter_mut().find(|frame| frame.is_none());
+        *free.expect("there is a place for every frame of a VM") = Some((pa, order));
+    }
+}
 
 /// What [`create`] is to build.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +95,8 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
         return Err(Status::Invalid);
     }
     let mut lifecycle = LIFECYCLE.lock();
+    // What is there to be had is to be had now; if a core is late, it is later.
+    let _ = lifecycle.bury();
     let slot = (0..VMS_MAX)
         .find(|slot| by_slot(*slot).is_none())
         .ok_or(Status::Exhausted)?;
@@ -67,7 +107,7 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
         ipa_bits: GUEST_IPA_BITS,
         flags: config.flags,
     };
-    create(&plan, &mut lifecycle)
+    create(&plan, &mut lifecycle.generation)
 }
 
 /// Builds root.
@@ -79,7 +119,7 @@ pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, S
         ipa_bits,
         flags: VM_NO_PV_TIME | VM_CPU_FLAGS,
     };
-    create(&plan, &mut LIFECYCLE.lock())
+    create(&plan, &mut LIFECYCLE.lock().generation)
 }
 
 /// Blocks that are freed again unless building succeeds.
@@ -191,6 +231,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         features: has,
         ids: GuestIds::new(sysreg::read_id, world::pa_range(), has),
         lines,
+        asking: Asking::new(),
         gmap: Space::new(plan.slot, gmap),
         devices: AtomicU32::new(0),
         populated: AtomicU64::new(0),
@@ -245,10 +286,12 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
 ///
 /// `last` runs once nothing can fail any more, before the records go.
 pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status> {
-    let _lifecycle = LIFECYCLE.lock();
+    let mut lifecycle = LIFECYCLE.lock();
     if vm.state() == VmState::Running {
         return Err(Status::BadState);
     }
+    // There is one grave, and another VM may be in it still.
+    lifecycle.bury()?;
     // A vCPU that is on its way out, or still loaded somewhere, keeps the VM.
     if vm.all_vcpus().any(|v| v.run() != Run::Off) || !world::unload(vm) {
         return Err(Status::Again);
@@ -266,6 +309,15 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
     }
     stage2::free_vmid(vm.gmap.shared().vmid());
     last();
+    let handle = vm.handle();
+    let mut grave = Grave::new(handle);
+    grave.put(vm.shared_pa, SHARED_ORDER);
+    if let Some(pa) = vm.lines {
+        grave.put(pa, 0);
+    }
+    if let Some(its) = vm.its {
+        grave.put(its::block_of(its), its::ORDER);
+    }
     for index in 0..vm.vcpus {
         let id = vm.slot * VCPUS_MAX + index;
         if let Some(entry) = VCPUS.get(id) {
@@ -275,20 +327,40 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
             }
             let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);
             let frame = memory::pa_of(control as u64).align_down(memory::FRAME << VCPU_ORDER);
-            memory::free(frame, VCPU_ORDER);
+            grave.put(frame, VCPU_ORDER);
         }
     }
-    let (shared, lines, its) = (vm.shared_pa, vm.lines, vm.its);
     if let Some(entry) = VMS.get(vm.slot) {
         let vm = entry.swap(ptr::null_mut(), Ordering::AcqRel);
-        memory::free(memory::pa_of(vm as u64), VM_ORDER);
+        grave.put(memory::pa_of(vm as u64), VM_ORDER);
     }
-    memory::free(shared, SHARED_ORDER);
-    if let Some(pa) = lines {
-        memory::free(pa, 0);
+    grave.grace = Some(grace::begin());
+    lifecycle.grave = Some(grave);
+    lifecycle.bury()
+}
+
+/// Frees the frames of a VM that [`destroy`] has taken out of the table. `Again` while a core
+/// may still hold a reference.
+pub(crate) fn bury(handle: u64) -> Result<(), Status> {
+    let mut lifecycle = LIFECYCLE.lock();
+    match &lifecycle.grave {
+        Some(grave) if grave.handle == handle => lifecycle.bury(),
+        _ => Err(Status::NoVm),
     }
-    if let Some(its) = its {
-        memory::free(its::block_of(its), its::ORDER);
+}
+
+impl Lifecycle {
+    fn bury(&mut self) -> Result<(), Status> {
+        let Some(grave) = &self.grave else {
+            return Ok(());
+        };
+        if grave.grace.is_some_and(|grace| !grace.is_over()) {
+            return Err(Status::Again);
+        }
+        for (pa, order) in grave.frames.iter().flatten() {
+            memory::free(*pa, *order);
+        }
+        self.grave = None;
+        Ok(())
     }
-    Ok(())
 }

@@ -1,9 +1,10 @@
 //! VMs and their vCPUs: the records core keeps, and who may reach them.
 //!
 //! A [`Vm`] and its [`Vcpu`]s live in frames of their own, found through a fixed table.
-//! They are built whole before anyone can see them, and freed only when every vCPU is
-//! off and no core holds one ([`life`]), so a reference from the table stays good while it
-//! is used.
+//! They are built whole before anyone can see them. They leave the table when every vCPU is
+//! off and no core holds one, and their frames are freed once every core has been in a guest or
+//! idle since ([`life`], [`crate::grace`]): so a reference from the table stays good while it is
+//! used.
 #![expect(unsafe_code, reason = "records live in frames, reached by pointer")]
 
 mod life;
@@ -25,8 +26,9 @@ use uart::Pl031;
 use vgic::Vgic;
 use vgic::its::Its;
 
-pub(crate) use self::life::{GUEST_IPA_BITS, create_guest, create_root, destroy};
+pub(crate) use self::life::{GUEST_IPA_BITS, bury, create_guest, create_root, destroy};
 pub(crate) use self::vcpu::{NOWHERE, Run, Vcpu, VcpuControl};
+use crate::pressure::Asking;
 use crate::serial::Serial;
 use crate::stage2::Space;
 use crate::{its, memory};
@@ -90,6 +92,8 @@ pub(crate) struct Vm {
     pub(crate) devices: AtomicU32,
     /// How far its RAM was populated for a device's DMA: an address.
     pub(crate) populated: AtomicU64,
+    /// Whether it waits for memory that others can do without.
+    pub(crate) asking: Asking,
     /// Stage 2.
     pub(crate) gmap: Space,
     /// Interrupts.

@@ -14,6 +14,7 @@ mod lifecycle;
 mod machine;
 mod pool;
 mod regressions;
+mod round;
 mod seeded;
 mod sharing;
 mod states;

@@ -17,7 +17,7 @@ use super::console::Shared;
 use super::device;
 use super::store::Store;
 use super::vcpus;
-use crate::calls::call;
+use crate::calls::{call, call_patiently};
 use crate::frames::{Block, Frames, Scratch};
 
 /// Bytes made or copied in one step, so that nobody waits long for anything else.
@@ -235,7 +235,8 @@ impl Run {
                 Source::Unpacked => locate(unpacked.as_ref().ok_or(RunError::NoImage)?, next.from)?,
             };
             let bytes = piece.min(next.bytes).min(budget);
-            let [copied, _] = call(CoreCall::VmCopyIn, [vm, next.to, pa, bytes])?;
+            let arguments = [vm, next.to, pa, bytes];
+            let [copied, _] = call_patiently(CoreCall::VmCopyIn, arguments)?;
             if copied == 0 || copied > bytes {
                 return Err(Status::Again.into());
             }

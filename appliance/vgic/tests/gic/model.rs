@@ -629,4 +629,17 @@ mod found {
         ];
         run(2, 3, true, &ops);
     }
+    #[test]
+    fn an_end_without_list_register_spares_what_another_vcpu_took_since() {
+        let ops = [
+            SplitEoi(1, true),
+            Wire(1, 63, true),
+            Acknowledge(0, true),
+            Route(63, 1),
+            Dir(1, 63),
+            Acknowledge(1, true),
+            End(0),
+        ];
+        run(8, 16, true, &ops);
+    }
 }

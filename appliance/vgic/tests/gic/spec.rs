@@ -13,6 +13,8 @@ pub(crate) struct Irq {
     pub(crate) message: bool,
     pub(crate) edge: bool,
     pub(crate) active: bool,
+    /// Who acknowledged it last.
+    pub(crate) taker: usize,
     pub(crate) priority: u8,
     pub(crate) route: u32,
 }
@@ -168,6 +170,7 @@ impl Spec {
         }
         let irq = self.irq(v, id).unwrap();
         irq.active = true;
+        irq.taker = v;
         irq.soft = false;
         let priority = irq.priority;
         self.cpu[v].running.push((id, priority));
@@ -176,7 +179,10 @@ impl Spec {
     pub(crate) fn end(&mut self, v: usize, id: u32) {
         let popped = self.cpu[v].running.pop();
         assert_eq!(popped.map(|(id, _)| id), Some(id), "the test ends in order");
-        if !self.cpu[v].split_eoi {
+        // Unlike a distributor in hardware: EOIcount does not say which interrupt it was, so one
+        // that another vCPU deactivated and took since stays that vCPU's to end.
+        let its_own = self.irq(v, id).is_some_and(|irq| irq.taker == v);
+        if !self.cpu[v].split_eoi && its_own {
             self.deactivate(v, id);
         }
     }

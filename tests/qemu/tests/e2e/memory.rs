@@ -16,6 +16,7 @@ on_both_cpus!(
     what_core_says_of_memory_is_what_the_guest_did,
     clones_share_frames_and_a_vm_migrates_under_load,
     m4_no_read_finds_what_another_vm_wrote,
+    b30_what_guests_can_do_without_is_there_for_others,
     b40_nothing_is_left_of_a_vm_that_is_wiped,
     linux_under_load_survives_random_reclaim,
 );
@@ -58,6 +59,10 @@ fn chosen(cpu: Cpu, argument: &str, tests: usize, (smp, memory): (u32, &str)) {
 
 fn clones_share_frames_and_a_vm_migrates_under_load(cpu: Cpu) {
     chosen(cpu, "sharing", 4, (2, "1G"));
+}
+
+fn b30_what_guests_can_do_without_is_there_for_others(cpu: Cpu) {
+    chosen(cpu, "crowded", 1, (2, "512M"));
 }
 
 fn m4_no_read_finds_what_another_vm_wrote(cpu: Cpu) {

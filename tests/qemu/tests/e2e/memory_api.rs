@@ -14,6 +14,7 @@ on_both_cpus!(
     a_linux_guest_survives_having_its_memory_moved_split_scanned_and_dropped,
     a_guest_over_its_limit_is_stopped_and_only_it,
     keys_are_kept_while_the_guest_runs,
+    what_one_guest_shares_another_sees_and_each_keeps_what_it_writes,
 );
 
 fn boot(control: &Control, vm: &str, cpus: u32, memory_bytes: u64) -> Shell {
@@ -179,5 +180,82 @@ fn keys_are_kept_while_the_guest_runs(cpu: Cpu) {
     let states = json!({ "action": "get-states", "start": start, "bytes": 4 * 4096 });
     assert_eq!(act(control, "one", &states)["values"], "AAAAAA==");
     shell.power_off(PATIENCE).expect("ends");
+    skete.shut_down();
+}
+
+/// A guest that leaves the upper half of its RAM alone finds there what another has in its own,
+/// and what it writes is seen by nobody else.
+fn what_one_guest_shares_another_sees_and_each_keeps_what_it_writes(cpu: Cpu) {
+    const RAM: u64 = 256 * MIB;
+    /// One word of each MiB of the upper half.
+    const WORDS: &str =
+        "i=128; while [ $i -lt 256 ]; do a=$((0x40000800 + i*0x100000)); i=$((i+1));";
+    let skete = appliance(cpu);
+    skete.push_linux();
+    let control = &skete.control;
+    let mut one = boot(control, "one", 1, RAM);
+    one.run(
+        "mkdir -p /mnt && mount -t tmpfs -o size=90% t /mnt",
+        PATIENCE,
+    )
+    .expect("runs");
+    let fill = "dd if=/dev/zero bs=1M count=170 2>/dev/null | tr '\\0' '\\252' >/mnt/f; sync; \
+                sha256sum </mnt/f";
+    let sum = one.run(fill, PATIENCE).expect("runs");
+    let used = one.run("du -m /mnt/f", PATIENCE).expect("runs");
+    assert!(used.starts_with("170"), "{used}");
+    let mut boots = linux();
+    boots["cmdline"] = json!("console=ttyAMA0 mem=128M");
+    control
+        .define("two", 1, RAM, &boots)
+        .expect("can be defined");
+    control.start("two").expect("starts");
+    let mut two = Shell::wait(control, "two", PATIENCE).expect("boots to a shell");
+    let mut share = json!({
+        "action": "share", "from": "one", "start": (1 << 30) + 128 * MIB, "bytes": 128 * MIB,
+    });
+    let mut bytes = 0;
+    loop {
+        let done = act(control, "two", &share);
+        bytes += number(&done, "/bytes");
+        match done.pointer("/next").and_then(Value::as_u64) {
+            Some(next) => {
+                share["bytes"] = json!((1 << 30) + RAM - next);
+                share["start"] = json!(next);
+            }
+            None => break,
+        }
+    }
+    assert!(bytes > 64 * MIB, "{bytes}");
+    let shared = number(&memory(control, "two"), "/shared_bytes");
+    assert!(shared > 64 * MIB, "{shared}");
+    let count =
+        format!("n=0; {WORDS} [ $(devmem $a 32) = 0xAAAAAAAA ] && n=$((n+1)); done; echo $n");
+    let seen: u32 = two
+        .run(&count, PATIENCE)
+        .expect("runs")
+        .parse()
+        .expect("a number");
+    assert!(
+        seen >= 32,
+        "{seen} of 128 words are those of the other guest"
+    );
+    let change = format!(
+        "n=0; {WORDS} devmem $a 32 0x12345678; [ $(devmem $a 32) = 0x12345678 ] && n=$((n+1)); done; echo $n"
+    );
+    assert_eq!(two.run(&change, PATIENCE).expect("runs"), "128");
+    assert_eq!(one.run("sha256sum </mnt/f", PATIENCE).expect("runs"), sum);
+    // And the other way round.
+    one.run(
+        "rm /mnt/f; dd if=/dev/zero of=/mnt/g bs=1M count=170 2>/dev/null",
+        PATIENCE,
+    )
+    .expect("runs");
+    let still =
+        format!("n=0; {WORDS} [ $(devmem $a 32) = 0x12345678 ] && n=$((n+1)); done; echo $n");
+    assert_eq!(two.run(&still, PATIENCE).expect("runs"), "128");
+    assert!(number(&memory(control, "two"), "/shared_bytes") < shared);
+    one.power_off(PATIENCE).expect("ends");
+    two.power_off(PATIENCE).expect("ends");
     skete.shut_down();
 }
