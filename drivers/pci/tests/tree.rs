@@ -73,7 +73,7 @@ impl Node {
     /// An endpoint with an Express capability.
     fn endpoint(device: u16, function: u16, name: usize, pin: u8) -> Self {
         let mut new = Self::blank(device, function, name);
-        new.set(0x00, 0x1234_0000 | name as u32 + 1, 0);
+        new.set(0x00, 0x1234_0000 | (name as u32 + 1), 0);
         new.set(0x04, 0x0010_0006, 0x0000_0547);
         new.set(0x34, 0x40, 0);
         new.set(0x3c, u32::from(pin) << 8, 0xff);
@@ -84,7 +84,7 @@ impl Node {
     /// A port, as firmware left it: with numbers and windows that mean nothing any more.
     fn port(device: u16, function: u16, name: usize, kind: u32, old: u32, shape: Shape) -> Self {
         let mut new = Self::blank(device, function, name);
-        new.set(0x00, 0xb41d_0000 | name as u32 + 1, 0);
+        new.set(0x00, 0xb41d_0000 | (name as u32 + 1), 0);
         new.set(0x04, 0x0010_0007, 0x0000_0547);
         new.set(0x0c, 0x0001_0000, 0);
         new.set(0x18, old, 0x00ff_ffff);

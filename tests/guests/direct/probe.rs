@@ -21,14 +21,20 @@ pub(crate) fn read(text: &str) -> [Option<u64>; PAGES] {
 pub(crate) fn all(pages: &[Option<u64>; PAGES], when: &str) {
     for pa in pages.iter().flatten() {
         let at = calls::window(*pa);
-        let load = catch(|| mem::read32(at)).err().map(|fault| fault.esr & 0x3f);
+        let load = catch(|| mem::read32(at))
+            .err()
+            .map(|fault| fault.esr & 0x3f);
         let store = catch(|| mem::write32(at, 0xffff_ffff));
         let store = store.err().map(|fault| fault.esr & 0x3f);
         let named = calls::call(CoreCall::HostInfo, [*pa, 0, 0, 0]);
         let taken = named != Err(Status::NotGranted);
         // External aborts, not on a walk: nothing is there for root.
         let aborts = load == Some(0x10) && store == Some(0x10);
-        let told = if aborts && !taken { "is out of reach" } else { "IS REACHED" };
+        let told = if aborts && !taken {
+            "is out of reach"
+        } else {
+            "IS REACHED"
+        };
         println!("DIRECT probe {when} {pa:#x} {told} ({load:x?} {store:x?} {named:?})");
     }
 }

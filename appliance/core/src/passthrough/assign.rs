@@ -10,7 +10,7 @@ use guest_abi::device::{
     UNSAFE_DMA,
 };
 use guest_abi::map::PCI_INTX_INTID;
-use pci::{Address, BARS, Bar, Emulated, Function, Kind};
+use pci::{Address, BARS, Bar, Emulated, Function, Kind, MsiX};
 
 use super::config::settle;
 use super::ecam::Ecam;
@@ -279,7 +279,7 @@ impl Opening<'_> {
                 len: bar.size,
                 memory: Memory::Device,
                 tells: true,
-                withheld: None,
+                withheld: withheld(&slot.function, n),
             });
             let word = slot.function.dvsec(
                 &mut Ecam::of(slot.address),
@@ -351,10 +351,29 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Gives the guest the function's messages, if the machine can pass them on. One whose BARs
-    /// the guest sees otherwise than they are keeps its wire.
+    /// Returns MSI-X as the guest is to see it: a GPU's only if table and pending bits are in the
+    /// one BAR of the function that it has, which is BAR 0 to it.
+    fn offered(&self, function: &Function) -> Option<MsiX> {
+        let offered = msix::offered(&function.capabilities)?;
+        if self.profile != Profile::NvgraceGpu {
+            return Some(offered);
+        }
+        let only = [offered.table_bar, offered.pba_bar];
+        let theirs = only.map(|bar| u32::from(bar) == self.wanted.registers_bar);
+        (theirs == [true; 2]).then_some(MsiX {
+            table_bar: 0,
+            pba_bar: 0,
+            ..offered
+        })
+    }
+
+    /// Gives the guest the function's messages, if the machine can pass them on.
     fn messages(&mut self) -> Result<(), Status> {
-        if self.profile == Profile::NvgraceGpu {
+        if self
+            .config
+            .as_ref()
+            .is_none_or(|config| config.msi_x().is_none())
+        {
             return Ok(());
         }
         self.slot(|slot, this| {
@@ -372,7 +391,7 @@ impl Opening<'_> {
                 *bar = shown.map(|shown| shown.bar);
             }
             function.pin = 1;
-            function.capabilities.msi_x = msix::offered(&function.capabilities);
+            function.capabilities.msi_x = this.offered(&function);
             if let Some(express) = function.capabilities.express.as_mut() {
                 // To the guest it is its own, by whichever way core does it.
                 express.flr = reset::is_possible(slot);

@@ -148,7 +148,7 @@ fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
                 }
                 (Mapped::NoPage, Some((width, value))) => {
                     device.trace.emulated();
-                    let table = msix::table_offset(&slot.function, &shown, bar, offset);
+                    let table = msix::table_offset(&slot.function, &slot.placed, &shown, offset);
                     Then::Answer(Answer::Made(match table {
                         Some(at) => msix::access(n, at, width, value),
                         None => make(&region, offset, width, value),

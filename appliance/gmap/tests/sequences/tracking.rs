@@ -147,9 +147,8 @@ impl Model {
                 None => break,
             }
         }
-        let marked = |marks: &[bool]| -> Vec<usize> {
-            (0..PAGES).filter(|page| marks[*page]).collect()
-        };
+        let marked =
+            |marks: &[bool]| -> Vec<usize> { (0..PAGES).filter(|page| marks[*page]).collect() };
         assert_eq!(marked(&wanted), marked(&found));
     }
 

@@ -106,7 +106,10 @@ pub(super) fn list(scratch: &Scratch, name_of: impl Fn(u64) -> Option<String>) -
 
 /// Returns the sizes in a set that has bit n for 2^n bytes.
 fn sizes(set: u64) -> Vec<u64> {
-    (0..64).map(|n| 1 << n).filter(|bytes| set & bytes != 0).collect()
+    (0..64)
+        .map(|n| 1 << n)
+        .filter(|bytes| set & bytes != 0)
+        .collect()
 }
 
 fn view(info: &DeviceInfo, vm: Option<String>) -> Device {

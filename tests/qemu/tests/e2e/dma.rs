@@ -14,10 +14,12 @@ use crate::devices::{Guest, device, number};
 on_both_cpus!(
     d2_a_device_reaches_its_vm_s_memory_and_nothing_else,
     d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed,
+    d2_one_device_that_sees_all_is_enough_for_all_of_its_vm_s,
     d2_without_an_smmu_a_device_begins_nothing,
     d2_without_an_smmu_dma_has_to_be_asked_for_by_name,
     root_reaches_nothing_of_a_device_whoever_has_it,
     stock_linux_uses_an_nvme_drive_and_resets_it_under_load,
+    a_gpu_s_messages_come_by_the_guest_s_its,
 );
 
 const EDU: &str = "0000:00:04.0";
@@ -41,11 +43,16 @@ pub(crate) fn machine(cpu: Cpu, smmu: bool, devices: &[&str]) -> Running {
 
 /// Has `edu` copy eight bytes from its own memory to `to`, and waits for the end.
 pub(crate) fn copy_out(guest: &mut Guest<'_>, to: u64) {
+    copy_out_at(guest, BAR, to);
+}
+
+/// As [`copy_out`], by the device whose registers are at `bar`.
+fn copy_out_at(guest: &mut Guest<'_>, bar: u64, to: u64) {
     const OWN: u64 = 0x4_0000;
     for (register, value) in [(0x80, OWN), (0x88, to), (0x90, 8), (0x98, 0b11)] {
-        guest.run(&format!("w {:x} {value:x}", BAR + register));
+        guest.run(&format!("w {:x} {value:x}", bar + register));
     }
-    while guest.run(&format!("r {:x}", BAR + 0x98)) & 1 != 0 {}
+    while guest.run(&format!("r {:x}", bar + 0x98)) & 1 != 0 {}
 }
 
 /// Starts the guest with `edu`, and puts its BAR where it belongs.
@@ -206,6 +213,45 @@ fn d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed(cpu: Cpu) {
     skete.shut_down();
 }
 
+fn d2_one_device_that_sees_all_is_enough_for_all_of_its_vm_s(cpu: Cpu) {
+    const OTHER: &str = "0000:00:05.0";
+    let more = ["-device", "edu,dma_mask=0xffffffff,addr=5"];
+    let skete = machine(cpu, true, &[&EDU_ARGS[..], &more].concat());
+    let control = &skete.control;
+    for declared in [[true, false], [false, true]] {
+        let [first, second] = declared;
+        let mut guest = Guest::start(
+            &skete,
+            &json!([
+                { "pci": EDU, "declared_dma": first }, { "pci": OTHER, "declared_dma": second },
+            ]),
+        );
+        for pci in [EDU, OTHER] {
+            let now = device(control, pci);
+            assert_eq!(now["dma_declared"], json!(false), "{declared:?}: {now}");
+            assert_eq!(number(&now, "dma_bytes"), 64 * MIB, "{declared:?}: {now}");
+        }
+        let refused = guest.run(&format!("declare {RAM:x} 1"));
+        assert_eq!(refused.cast_signed(), -1, "there is nothing to declare");
+        // Each of them reaches what nobody declared, and nothing else.
+        for slot in [1, 2] {
+            let bar = BAR * slot;
+            guest.run(&format!("cw {slot} 10 {bar:x}"));
+            guest.run(&format!("ch {slot} 4 {ON:x}"));
+            let inside = RAM + 32 * MIB;
+            guest.run(&format!("w {inside:x} 12345678"));
+            copy_out_at(&mut guest, bar, inside);
+            assert_eq!(guest.run(&format!("r {inside:x}")), 0);
+            copy_out_at(&mut guest, bar, RAM + 64 * MIB);
+        }
+        for pci in [EDU, OTHER] {
+            assert!(number(&device(control, pci), "dma_faults") > 0);
+        }
+        guest.off();
+    }
+    skete.shut_down();
+}
+
 fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
     let skete = machine(cpu, false, &EDU_ARGS);
     let control = &skete.control;
@@ -240,17 +286,15 @@ fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
 
 fn d2_without_an_smmu_dma_has_to_be_asked_for_by_name(cpu: Cpu) {
     let mut skete = machine(cpu, false, &EDU_ARGS);
-    let start = |skete: &Running, name: &str, unsafe_dma: bool| {
-        let spec = json!({
-            "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" },
-            "devices": [{ "pci": EDU, "profile": "nvme", "unsafe_dma": unsafe_dma }],
-        });
-        let line = format!("PUT /v1/vms/{name}");
-        skete.control.json(&line, &spec).expect("can be defined");
-        skete.control.act(name, "start")
-    };
     skete.push_payload("device");
-    let refused = start(&skete, "careful", false).expect_err("is refused");
+    let spec = json!({
+        "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" },
+        "devices": [{ "pci": EDU, "profile": "nvme" }],
+    });
+    let defined = skete.control.json("PUT /v1/vms/careful", &spec);
+    defined.expect("can be defined");
+    let refused = skete.control.act("careful", "start");
+    let refused = refused.expect_err("is refused");
     let text = refused.to_string();
     assert!(
         text.contains("no SMMU bounds it, and unsafe_dma is not set"),
@@ -259,7 +303,7 @@ fn d2_without_an_smmu_dma_has_to_be_asked_for_by_name(cpu: Cpu) {
     assert_eq!(device(&skete.control, EDU)["state"], "free");
 
     // With the flag it works, and the control port says what that means.
-    let devices = json!([{ "pci": EDU, "profile": "nvme", "unsafe_dma": true }]);
+    let devices = json!([{ "pci": EDU, "unsafe_dma": true }]);
     let control = skete.control.clone();
     let mut guest = Guest::start_with(&control, &devices);
     let now = device(&control, EDU);
@@ -336,8 +380,13 @@ fn root_reaches_nothing_of_a_device_whoever_has_it(cpu: Cpu) {
         0x0905_0000,
         0x0809_0000,
     ];
+    // A transport of virtio is root's: what is in reach is found to be.
+    const OWN: u64 = 0x0a00_0000;
     let places: Vec<_> = PLACES.iter().map(|at| format!("{at:x}")).collect();
-    board.append = format!("mib=64 device=8 probe={}", places.join(","));
+    board.append = format!(
+        "guest=lock mib=64 device=8 probe={},{OWN:x}",
+        places.join(",")
+    );
     let mut machine = qemu::Machine::start(&board, &crate::common::logs()).expect("QEMU starts");
     let log = machine.output(PATIENCE).expect("root switches off");
     assert!(
@@ -345,11 +394,53 @@ fn root_reaches_nothing_of_a_device_whoever_has_it(cpu: Cpu) {
         "{log}"
     );
     for when in ["before", "while", "after"] {
+        let own = format!("DIRECT probe {when} {OWN:#x} IS REACHED (None None");
+        assert!(log.contains(&own), "no \"{own}\" in {log}");
         for at in PLACES {
             let line = format!("DIRECT probe {when} {at:#x} is out of reach");
             assert!(log.contains(&line), "no \"{line}\" in {log}");
         }
     }
+}
+
+/// A drive plays the GPU: its registers, MSI-X table included, are BAR 0, and the memory of another
+/// function is BARs 2 and 4. Its driver in stock Linux asks no more of it.
+fn a_gpu_s_messages_come_by_the_guest_s_its(cpu: Cpu) {
+    let words = [
+        "-object",
+        "memory-backend-ram,id=m,size=2G",
+        "-device",
+        "ivshmem-plain,memdev=m,addr=1",
+        "-drive",
+        "driver=null-co,size=16M,if=none,id=d",
+        "-device",
+        "nvme,drive=d,serial=x,addr=3",
+    ];
+    let skete = machine(cpu, true, &words);
+    skete.push_linux();
+    let control = &skete.control;
+    let gpu = json!({
+        "pci": NVME, "profile": "nvgrace-gpu", "memory": "0000:00:01.0", "registers_bar": 0,
+    });
+    let spec = json!({
+        "cpus": 1, "memory_bytes": 192 * MIB, "boot": crate::common::linux(), "devices": [gpu],
+    });
+    control
+        .json("PUT /v1/vms/web", &spec)
+        .expect("can be defined");
+    control.start("web").expect("starts");
+    let mut shell = Shell::wait(control, "web", PATIENCE).expect("boots");
+    let mut run = |command: &str| shell.run(command, PATIENCE).expect("runs");
+    let sizes = run("awk '{print $1, $2}' /sys/bus/pci/devices/0000:00:01.0/resource | head -n 5");
+    assert_eq!(sizes.lines().count(), 5, "{sizes}");
+    run("dd if=/dev/nvme0n1 of=/dev/null bs=64k count=8 2>/dev/null");
+    let lines = run("grep nvme /proc/interrupts");
+    let messages = lines.lines().filter(|line| line.contains("ITS-"));
+    let taken = messages.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    assert!(taken.sum::<u64>() > 8, "{lines}");
+    assert!(!lines.contains("Level"), "the wire is not used: {lines}");
+    shell.power_off(PATIENCE).expect("ends as it wishes");
+    skete.shut_down();
 }
 
 /// A disk in a file.
