@@ -88,24 +88,16 @@ pub trait Machine {
     /// Counts another user of `4096 << order` bytes from `pa`, which the caller holds.
     ///
     /// Returns false, changing nothing, if they cannot be shared or have too many users
-    /// already. The default shares nothing.
-    fn share(&self, pa: Pa, order: u8) -> bool {
-        let _ = (pa, order);
-        false
-    }
+    /// already.
+    fn share(&self, pa: Pa, order: u8) -> bool;
 
     /// Returns whether any of `4096 << order` bytes from `pa` has a user besides the caller,
     /// or must not be written for another reason.
-    fn shared(&self, pa: Pa, order: u8) -> bool {
-        let _ = (pa, order);
-        false
-    }
+    fn shared(&self, pa: Pa, order: u8) -> bool;
 
     /// Ends the caller's use of memory that is or was shared: a frame goes back to the pool
     /// with its last user. Nothing of the caller's reaches it any more.
-    fn release(&mut self, pa: Pa, order: u8) {
-        self.free(pa, order);
-    }
+    fn release(&mut self, pa: Pa, order: u8);
 
     /// Returns a block of zeroes that nobody writes and nobody frees, and its order. A
     /// machine that has one returns it always.

@@ -241,6 +241,7 @@ impl World {
             }
             Op::DropZeroes(vm) => {
                 let guest = &mut self.guests[vm];
+                let before = guest.gmap.stats();
                 let (mut at, end) = (RAM, RAM + BYTES);
                 loop {
                     let (migrated, value) = (&mut guest.migrated, &guest.value);
@@ -262,6 +263,9 @@ impl World {
                         "page {page} is zero"
                     );
                 }
+                let after = guest.gmap.stats();
+                let gone = before.resident_bytes - after.resident_bytes;
+                assert_eq!(after.zero_bytes - before.zero_bytes, gone);
             }
             Op::Modes(vm, zeroes, copy) => {
                 let gmap = &mut self.guests[vm].gmap;
