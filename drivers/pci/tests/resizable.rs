@@ -52,7 +52,8 @@ impl Gpu {
                     words[CAPABILITY / 4 + 2 + n * 2] |= 1 << (*size - 48 + 16);
                 }
             }
-            words[CAPABILITY / 4 + 2 + n * 2] |= 2 + 2 * n as u32 | if n == 0 { 2 << 5 } else { 0 };
+            words[CAPABILITY / 4 + 2 + n * 2] |=
+                (2 + 2 * n as u32) | if n == 0 { 2 << 5 } else { 0 };
         }
         let mut new = Self {
             words,
