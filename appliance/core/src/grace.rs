@@ -1,24 +1,26 @@
-//! When nobody looks at a record any more that was taken out of its table.
+//! When nobody looks any more at a record that was taken out of the tables of VMs and vCPUs.
 //!
-//! A core holds references from the tables of VMs and vCPUs only until it is back in a guest,
-//! or idle. So once every core has been there since, who was found before is not in use, and
-//! its frames can be freed. No core waits: whoever frees asks again.
+//! A core holds references from those tables only until it is back in a guest, or idle. So once
+//! every core has been there since, what was found before is not in use, and its frames can be
+//! freed. No core waits: whoever frees asks again. The order of steps is [`vcpu::grace`]'s.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use ::vcpu::grace;
 
 use crate::gic;
 use crate::per_cpu::{self, PerCpu};
 
 /// Counts what was taken out of tables.
-static NOW: AtomicU64 = AtomicU64::new(0);
+static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// A moment after which nobody finds something any more.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grace(u64);
+pub(crate) struct Grace(grace::Grace);
 
-/// Begins to wait until every core has let go of what was just taken out of its table.
+/// Something was just taken out of its table: makes every other core let go of it soon.
 pub(crate) fn begin() -> Grace {
-    let grace = Grace(NOW.fetch_add(1, Ordering::SeqCst) + 1);
+    let grace = Grace(grace::Grace::begin(&TAKEN));
     for cpu in per_cpu::online().filter(|cpu| !is_this(cpu)) {
         gic::kick(cpu.mpidr.load(Ordering::Relaxed));
     }
@@ -28,14 +30,13 @@ pub(crate) fn begin() -> Grace {
 impl Grace {
     /// Returns whether every other core has. What this one holds its caller knows.
     pub(crate) fn is_over(self) -> bool {
-        per_cpu::online().all(|cpu| is_this(cpu) || cpu.let_go.load(Ordering::Acquire) >= self.0)
+        per_cpu::online().all(|cpu| is_this(cpu) || self.0.is_over(&cpu.let_go))
     }
 }
 
 /// This core comes from a guest or from waiting for an interrupt: it holds no reference.
 pub(crate) fn pass(cpu: &PerCpu) {
-    cpu.let_go
-        .store(NOW.load(Ordering::SeqCst), Ordering::Release);
+    grace::pass(&TAKEN, &cpu.let_go);
 }
 
 fn is_this(cpu: &PerCpu) -> bool {

@@ -12,6 +12,7 @@ pub mod context;
 pub mod errata;
 pub mod exit;
 pub mod features;
+pub mod grace;
 pub mod ids;
 pub mod inject;
 pub mod paravirt;
