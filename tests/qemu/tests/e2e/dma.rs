@@ -216,9 +216,9 @@ fn d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed(cpu: Cpu) {
 fn d2_one_device_that_sees_all_is_enough_for_all_of_its_vm_s(cpu: Cpu) {
     const OTHER: &str = "0000:00:05.0";
     let more = ["-device", "edu,dma_mask=0xffffffff,addr=5"];
-    let skete = machine(cpu, true, &[&EDU_ARGS[..], &more].concat());
-    let control = &skete.control;
     for declared in [[true, false], [false, true]] {
+        let skete = machine(cpu, true, &[&EDU_ARGS[..], &more].concat());
+        let control = &skete.control;
         let [first, second] = declared;
         let mut guest = Guest::start(
             &skete,
@@ -248,8 +248,8 @@ fn d2_one_device_that_sees_all_is_enough_for_all_of_its_vm_s(cpu: Cpu) {
             assert!(number(&device(control, pci), "dma_faults") > 0);
         }
         guest.off();
+        skete.shut_down();
     }
-    skete.shut_down();
 }
 
 fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
