@@ -263,6 +263,8 @@ pub const VM_FLAGS: u32 = VM_NO_PV_TIME
     | VM_NO_PREEMPT_HINT
     | VM_NO_PAGE_STATES
     | VM_NO_STORAGE_KEYS
+    | VM_NO_YIELD_TO
+    | VM_NO_CORE_NUMBER
     | VM_ITS
     | VM_CPU_FLAGS;
 /// In [`VmConfig::flags`]: the guest has no SVE, whatever the machine has.
@@ -277,6 +279,11 @@ pub const VM_CPU_FLAGS: u32 = VM_NO_SVE | VM_NO_PAUTH | VM_NO_PMU;
 pub const VM_NO_PAGE_STATES: u32 = 1 << 2;
 /// In [`VmConfig::flags`]: the guest has no calls of [`crate::storage_key`]; root may use keys.
 pub const VM_NO_STORAGE_KEYS: u32 = 1 << 3;
+/// In [`VmConfig::flags`]: the guest cannot hand its turn to another vCPU.
+pub const VM_NO_YIELD_TO: u32 = 1 << 5;
+/// In [`VmConfig::flags`]: the guest is not told which core its vCPUs are on, neither by call
+/// nor in [`crate::pv::PvLine`].
+pub const VM_NO_CORE_NUMBER: u32 = 1 << 6;
 
 /// In [`VmConfig::flags`]: the guest has an ITS. One with devices needs it for their messages.
 pub const VM_ITS: u32 = 1 << 4;

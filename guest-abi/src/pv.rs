@@ -36,7 +36,7 @@ pub struct PvLine {
     pub preempted: AtomicU8,
     /// Zero.
     pub reserved: [u8; 3],
-    /// The physical core that the vCPU is on, or was on last.
+    /// The physical core that the vCPU is on, or was on last; 0 where that is hidden.
     pub pcpu: AtomicU32,
     /// How often the vCPU was put on a core and taken off again: even while it is on one.
     /// The same even number before and after means that it stayed on [`Self::pcpu`].

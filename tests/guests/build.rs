@@ -17,6 +17,7 @@ fn main() {
         "SKETE_DIRECT_MIGRATE",
         "SKETE_DIRECT_TIMERS",
         "SKETE_DIRECT_LOCK",
+        "SKETE_DIRECT_TURNS",
         "SKETE_DIRECT_CONFORMANCE",
         "SKETE_DIRECT_PARAVIRT",
         "SKETE_LINUX_KERNEL",

@@ -535,7 +535,7 @@ fn most_entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
                 "/v1/vms/{name}/actions",
                 "POST",
                 "act_on_vm",
-                "Starts, stops or resets a VM",
+                "Starts, stops or resets a VM, or makes an SError pending in it",
                 [(200, Json(vm)), (202, Json(operation.clone()))].into(),
             )
         },

@@ -20,15 +20,21 @@ pub enum GuestFeature {
     PageStates,
     /// Storage keys.
     StorageKeys,
+    /// The call by which a vCPU hands its turn to another one.
+    YieldTo,
+    /// The number of the core that a vCPU is on.
+    CoreNumber,
 }
 
 impl GuestFeature {
     /// Every one.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::StolenTime,
         Self::PreemptHint,
         Self::PageStates,
         Self::StorageKeys,
+        Self::YieldTo,
+        Self::CoreNumber,
     ];
 
     /// Returns the name on the wire.
@@ -38,6 +44,8 @@ impl GuestFeature {
             Self::PreemptHint => "preempt-hint",
             Self::PageStates => "page-states",
             Self::StorageKeys => "storage-keys",
+            Self::YieldTo => "yield-to",
+            Self::CoreNumber => "core-number",
         }
     }
 }

@@ -191,6 +191,9 @@ pub enum Action {
     Poweroff,
     /// Stop it and start it again.
     Reset,
+    /// Make an SError pending in a vCPU, as failing hardware would: what a guest's kernel does
+    /// when the machine breaks is tried so.
+    Serror,
 }
 
 /// Body of `POST /v1/vms/{name}/actions`.
@@ -199,6 +202,24 @@ pub enum Action {
 pub struct ActionRequest {
     /// What to do.
     pub action: Action,
+    /// For `serror`: which vCPU, from 0; 0 if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u32>,
+    /// For `serror`: `ESR_EL1.ISS` as the guest is to find it, 25 bits; 0 if it is left out. A
+    /// machine without FEAT_RAS shows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syndrome: Option<u32>,
+}
+
+impl ActionRequest {
+    /// Asks for an action that says nothing more.
+    pub const fn new(action: Action) -> Self {
+        Self {
+            action,
+            vcpu: None,
+            syndrome: None,
+        }
+    }
 }
 
 /// What can be done to the machine.

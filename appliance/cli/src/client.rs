@@ -267,7 +267,7 @@ impl Client {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vm, Error> {
         let path = format!("{}/actions", vm_path(name)?);
-        let mut response = self.json(Method::POST, &path, &[], &ActionRequest { action })?;
+        let mut response = self.json(Method::POST, &path, &[], &ActionRequest::new(action))?;
         if response.status().as_u16() == 202 {
             self.finish(&mut response, progress)?;
             return self.vm_get(name);
@@ -283,6 +283,18 @@ impl Client {
     /// Stops a VM at once, and waits until its memory is given back.
     pub fn vm_stop(&self, name: &str) -> Result<Vm, Error> {
         self.vm_action(name, Action::Stop, &mut |_, _| {})
+    }
+
+    /// Makes an SError pending in a vCPU of a VM that runs.
+    pub fn vm_serror(&self, name: &str, vcpu: u32, syndrome: u32) -> Result<Vm, Error> {
+        let path = format!("{}/actions", vm_path(name)?);
+        let request = ActionRequest {
+            vcpu: Some(vcpu),
+            syndrome: Some(syndrome),
+            ..ActionRequest::new(Action::Serror)
+        };
+        let mut response = self.json(Method::POST, &path, &[], &request)?;
+        self.read(&mut response)
     }
 
     /// Returns a VM's share of the machine, where its vCPUs run and what they did.

@@ -170,6 +170,7 @@ fn exit_codes_tell_what_went_wrong() {
         &["vm", "create", "a", "--flat", "flat", "--memory", "128MiB"],
     );
     skete.fails(4, &["vm", "reset", "a"]);
+    skete.fails(4, &["vm", "serror", "a"]);
     skete.fails(5, &["--token", "wrong", "host"]);
     skete.fails(5, &["--token", "wrong", "console", "a"]);
     skete.fails(5, &["--token", "", "ls"]);

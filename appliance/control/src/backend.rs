@@ -319,6 +319,8 @@ pub trait Backend {
     fn vm_vcpus(&self, id: RunId) -> Vec<VcpuCounters>;
     /// Changes how the vCPUs of a run are to run; what it hides stays as it was at the start.
     fn vm_cpu_set(&mut self, id: RunId, plan: &CpuPlan) -> Result<(), BackendError>;
+    /// Makes an SError pending in a vCPU of a run, which the guest takes when it lets it in.
+    fn vm_serror(&mut self, id: RunId, vcpu: u32, syndrome: u32) -> Result<(), BackendError>;
 
     /// What the memory of a run is made of, if it has a guest.
     fn vm_memory(&self, id: RunId) -> Option<Memory>;

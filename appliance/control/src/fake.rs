@@ -40,6 +40,8 @@ pub struct FakeRun {
     pub policy: MemoryPolicy,
     /// Storage keys that were set, by page address.
     pub keys: BTreeMap<u64, u8>,
+    /// SErrors that were made pending: vCPU and syndrome.
+    pub serrors: Vec<(u32, u32)>,
 }
 
 /// The fake machine. Every field may be changed by a test at any time.
@@ -229,6 +231,7 @@ impl Backend for FakeBackend {
             typed: Vec::new(),
             policy: MemoryPolicy::default(),
             keys: BTreeMap::new(),
+            serrors: Vec::new(),
         };
         self.runs.insert(id, run);
         for spec in &plan.devices {
@@ -352,6 +355,12 @@ impl Backend for FakeBackend {
             hide,
             ..plan.clone()
         };
+        Ok(())
+    }
+
+    fn vm_serror(&mut self, id: RunId, vcpu: u32, syndrome: u32) -> Result<(), BackendError> {
+        let run = self.runs.get_mut(&id).ok_or(BackendError::Unknown)?;
+        run.serrors.push((vcpu, syndrome));
         Ok(())
     }
 

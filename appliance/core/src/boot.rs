@@ -4,6 +4,7 @@
 use boot_entry::{CPUS_MAX, PHYSMAP};
 use boot_info::{BootInfo, Conduit, Range};
 use image_format::Bundle;
+use spin::Once;
 
 use crate::console::{self, println};
 use crate::{gic, hw, layout, memory, per_cpu, physmap, timer};
@@ -14,7 +15,7 @@ const TREE_FALLBACK: u64 = 0x4000_0000;
 /// What boot found out and the rest of core builds on.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    pub(crate) info: BootInfo,
+    pub(crate) info: &'static BootInfo,
     /// Where the bundle of parts lies, and how long it is; none if there is none.
     pub(crate) bundle: Option<Range>,
 }
@@ -29,22 +30,19 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
         physmap::add_device(uart.registers).expect("the pool holds one more table");
         console::init(PHYSMAP + uart.registers.pa);
     }
-    let info = match BootInfo::from_fdt(tree) {
-        Ok(info) => info,
-        Err(error) => halt(format_args!("{error}")),
-    };
+    let info = info(tree);
     let image_bytes = layout::image_end() - layout::image_start();
     let tree_range = Range::new(tree_pa, tree.len() as u64).expect("the tree is mapped");
-    physmap::finish(&info).expect("the pool holds the tables of RAM and devices");
+    physmap::finish(info).expect("the pool holds the tables of RAM and devices");
     if let Some(uart) = info.uart {
         console::init(PHYSMAP + uart.registers.pa);
     }
 
-    let bundle = bundle(&info, image_pa + image_bytes);
+    let bundle = bundle(info, image_pa + image_bytes);
     let image_end = bundle.map_or(image_pa + image_bytes, Range::end);
     let image = Range::new(image_pa, image_end - image_pa).expect("the image is mapped");
     memory::init(
-        &info,
+        info,
         image,
         &[tree_range, info.initrd.unwrap_or(tree_range)],
     );
@@ -53,6 +51,16 @@ pub(crate) fn machine(tree_pa: u64, image_pa: u64) -> Machine {
         read_clock(rtc.registers);
     }
     Machine { info, bundle }
+}
+
+/// Reads the tree. What it says is large: it is kept in one place, and not on the stack.
+#[inline(never)]
+fn info(tree: &[u8]) -> &'static BootInfo {
+    static INFO: Once<BootInfo> = Once::new();
+    match BootInfo::from_fdt(tree) {
+        Ok(info) => INFO.call_once(|| info),
+        Err(error) => halt(format_args!("{error}")),
+    }
 }
 
 /// Reads the machine's PL031 once, before it becomes root's; guests' clocks start from it.

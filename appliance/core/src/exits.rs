@@ -192,7 +192,7 @@ fn stage2_fault(vcpu: &mut Vcpu, ipa: Ipa, fault: Fault, esr: u64) -> bool {
         }
     }
     let start = hw::cntpct();
-    let result = guest_fault::fault(vcpu.vm(), &mut vcpu.tables, ipa, access);
+    let result = guest_fault::fault(vcpu, ipa, access);
     match result {
         Ok(_) => {
             vcpu.count_fault(start);

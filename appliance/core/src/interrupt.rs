@@ -10,6 +10,7 @@ use vgic::Level;
 use crate::guest::{self, ROOT_SLOT, Vcpu};
 use crate::per_cpu::{self, PerCpu};
 use crate::{console, features, gic, grace, passthrough, schedule, timer, world};
+use ::vcpu::wakes::Flag as _;
 
 /// The SGIs and PPIs that core uses on every core.
 pub(crate) const OWN: [u32; 6] = [
@@ -57,7 +58,7 @@ pub(crate) fn take(cpu: &PerCpu) {
                 if let Some(vcpu) = world::as_mut(cpu.current.load(Ordering::Relaxed)) {
                     // Refilling ends the condition, and with it the level of the line.
                     world::refill(vcpu);
-                    vcpu.attention.store(true, Ordering::Relaxed);
+                    vcpu.attention.raise();
                 }
                 done(intid);
             }

@@ -28,6 +28,11 @@ struct Block {
 }
 const _: () = assert!(size_of::<Block>() <= 4096 << ORDER);
 
+/// An ITS and LPIs at reset. They are copied from here: made where they are needed they would
+/// take half of a core's stack.
+static ITS_AT_RESET: Mutex<Its> = Mutex::new(Its::new(0));
+static LPIS_AT_RESET: Lpis = Lpis::new();
+
 /// Makes the ITS of a VM with `vcpus` vCPUs in the zeroed block at `pa`, which stays for as long
 /// as the VM; the LPIs are for its vGIC.
 pub(crate) fn build(pa: Pa, vcpus: u32) -> (&'static Mutex<Its>, &'static mut Lpis) {
@@ -37,12 +42,14 @@ pub(crate) fn build(pa: Pa, vcpus: u32) -> (&'static Mutex<Its>, &'static mut Lp
     let its = unsafe { &raw mut (*block).its };
     // SAFETY: as above.
     let lpis = unsafe { &raw mut (*block).lpis };
-    // SAFETY: the place is inside the block, aligned, and nobody knows of it yet.
-    unsafe { its.write(Mutex::new(Its::new(vcpus))) };
+    // SAFETY: the place is inside the block, aligned, and nobody knows of it yet. What is copied
+    // is never locked nor changed, and holds numbers alone: a copy of it is as good as another.
+    unsafe { its.copy_from_nonoverlapping(&raw const ITS_AT_RESET, 1) };
     // SAFETY: as above.
-    unsafe { lpis.write(Lpis::new()) };
+    unsafe { lpis.copy_from_nonoverlapping(&raw const LPIS_AT_RESET, 1) };
     // SAFETY: just written; freed only with the VM, when nobody reaches it any more.
     let its = unsafe { &*its };
+    its.lock().set_vcpus(vcpus);
     // SAFETY: as above, and this is the only reference to this field that is ever made.
     let lpis = unsafe { &mut *lpis };
     (its, lpis)

@@ -20,6 +20,7 @@ mod exits;
 mod features;
 mod gic;
 mod grace;
+mod guarded;
 mod guest;
 mod guest_fault;
 mod guest_memory;
@@ -76,8 +77,8 @@ extern "C" fn core_main(tree_pa: u64, image_pa: u64, reset_ticks: u64) -> ! {
     );
     hw::tlbi_all_guests();
     join();
-    passthrough::init(&machine.info);
-    let cores = boot::start_cores(&machine.info, image_pa);
+    passthrough::init(machine.info);
+    let cores = boot::start_cores(machine.info, image_pa);
     root::boot(&machine, cores, reset_ticks);
     run()
 }

@@ -24,8 +24,10 @@ static POOL_FROM: AtomicU64 = AtomicU64::new(0);
 static POOL_TO: AtomicU64 = AtomicU64::new(0);
 static EMPTY_TABLE: AtomicU64 = AtomicU64::new(0);
 
+/// Order of a block of 2 MiB.
+pub(crate) const BLOCK_ORDER: u8 = 9;
 /// Order of the block of zeroes that VMs may share.
-pub(crate) const ZEROES_ORDER: u8 = 9;
+pub(crate) const ZEROES_ORDER: u8 = BLOCK_ORDER;
 /// Bytes of a frame of order 0.
 pub(crate) const FRAME: u64 = 4096;
 
@@ -267,14 +269,73 @@ pub(crate) fn scrub(pa: Pa, order: u8) {
     }
 }
 
-/// Returns whether `bytes` from `pa`, both multiples of 8, are zero at the time they are read.
-pub(crate) fn is_zero(pa: Pa, bytes: u64) -> bool {
-    (0..bytes).step_by(8).all(|offset| {
-        // SAFETY: the caller holds the frame; a guest may write it, so words are read
-        // atomically.
-        let word = unsafe { AtomicU64::from_ptr((va(pa) + offset) as *mut u64) };
-        word.load(Ordering::Relaxed) == 0
-    })
+/// Returns whether `4096 << order` bytes are zero at the time they are read.
+pub(crate) fn is_zero(pa: Pa, order: u8) -> bool {
+    let start = va(pa);
+    let found: u64;
+    // A line in fifteen instructions: a block of 2 MiB is looked at in one go.
+    // SAFETY: the caller holds the frame, and it is only read. A guest may write it meanwhile,
+    // which is why this is not done through a reference.
+    unsafe {
+        core::arch::asm!(
+            "2: ldp {a}, {b}, [{at}]",
+            "ldp {c}, {d}, [{at}, #16]",
+            "ldp {e}, {f}, [{at}, #32]",
+            "ldp {g}, {h}, [{at}, #48]",
+            "orr {a}, {a}, {b}",
+            "orr {c}, {c}, {d}",
+            "orr {e}, {e}, {f}",
+            "orr {g}, {g}, {h}",
+            "orr {a}, {a}, {c}",
+            "orr {e}, {e}, {g}",
+            "orr {a}, {a}, {e}",
+            "add {at}, {at}, #64",
+            "cbnz {a}, 3f",
+            "cmp {at}, {end}",
+            "b.lo 2b",
+            "3:",
+            at = inout(reg) start => _,
+            end = in(reg) start + (FRAME << order),
+            a = out(reg) found, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
+            options(nostack, readonly)
+        );
+    }
+    found == 0
+}
+
+/// Copies a frame of `4096 << order` bytes and cleans the copy to the point of coherency.
+pub(crate) fn copy_frame(to: Pa, from: Pa, order: u8) {
+    let start = va(from);
+    // SAFETY: the caller has the right to read one frame and to write the other, which no Rust
+    // object lives in; they are RAM in the linear map, and do not overlap.
+    unsafe {
+        core::arch::asm!(
+            "2: ldp {a}, {b}, [{from}]",
+            "ldp {c}, {d}, [{from}, #16]",
+            "ldp {e}, {f}, [{from}, #32]",
+            "ldp {g}, {h}, [{from}, #48]",
+            "stp {a}, {b}, [{to}]",
+            "stp {c}, {d}, [{to}, #16]",
+            "stp {e}, {f}, [{to}, #32]",
+            "stp {g}, {h}, [{to}, #48]",
+            "dc civac, {to}",
+            "add {from}, {from}, #64",
+            "add {to}, {to}, #64",
+            "cmp {from}, {end}",
+            "b.lo 2b",
+            "dsb ish",
+            "ic ialluis",
+            "dsb ish",
+            "isb",
+            from = inout(reg) start => _,
+            to = inout(reg) va(to) => _,
+            end = in(reg) start + (FRAME << order),
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
+            options(nostack)
+        );
+    }
 }
 
 /// Reads the 64 bits at `pa`, a multiple of 8 in RAM.

@@ -13,6 +13,7 @@ use guest_abi::memory_call::{Exchange, KEYS_MAX, KeyOp, StatesOp};
 
 use crate::calls::{find, granted};
 use crate::guest::{Vcpu, Vm};
+use crate::guest_fault::Missed;
 use crate::memory::{self, FRAME};
 use crate::memory_calls::{Answer, done, ram_range, refusal, with_keys};
 use crate::{atomic, guest_fault, hw, keyed};
@@ -147,12 +148,15 @@ fn change(
     if !allowed {
         return Err(Status::Protected);
     }
-    guest_fault::with_page(vm, tables, page, Access::WRITE, |frame| {
+    guest_fault::with_page_for_caller(vm, tables, page, Access::WRITE, |frame| {
         if let Some(pa) = frame.checked_add(at % FRAME) {
             f(pa);
         }
     })
-    .map_err(|_| Status::Exhausted)
+    .map_err(|missed| match missed {
+        Missed::NoRam | Missed::NoMemory => Status::Exhausted,
+        Missed::Later => Status::Again,
+    })
 }
 
 /// Compares and exchanges 1, 2, 4, 8 or 16 bytes of a VM's RAM.

@@ -19,7 +19,7 @@ use guest_abi::memory_call::{
 use crate::calls::{find, granted, write_out};
 use crate::guest::{Vcpu, Vm};
 use crate::pressure::patient;
-use crate::{keyed, memory, memory_access, memory_sharing, pins, scrub, stage2};
+use crate::{hw, keyed, memory, memory_access, memory_sharing, pins, scrub, stage2};
 
 /// How a call ended, and what x1 to x3 hold.
 pub(crate) type Answer = Result<(Status, [u64; 3]), Status>;
@@ -342,7 +342,7 @@ fn take_back(caller: &mut Vcpu) -> Answer {
                 let machine = &mut vm.gmap.machine();
                 let mut gmap = vm.gmap.exclusive();
                 let report = |ipa: Ipa, span| log.set(ipa.raw(), ipa.raw() + span);
-                let slice = Budget::SLICE;
+                let slice = Budget::FREEING;
                 let (more, at) = gmap.sift(machine, (start, reached), sift, slice, report);
                 freed += more;
                 at.or(next)
@@ -361,13 +361,13 @@ fn take_back(caller: &mut Vcpu) -> Answer {
     slice(next, freed)
 }
 
-/// Leaves that move, or are looked at for zeroes, while the lock is held once: a block of 2
-/// MiB takes as long as 512 pages.
-const LEAVES: usize = 4;
+/// Leaves that move, or are looked at for zeroes, while the lock is held once: one, since it
+/// may be a block of 2 MiB.
+const LEAVES: usize = 1;
 /// Times that the lock is taken in one call.
-const TURNS: usize = 16;
+const TURNS: usize = 64;
 
-/// Drops pages of zeroes.
+/// Drops pages of zeroes, until an interrupt comes.
 fn drop_zeroes(vm: &Vm, start: u64, end: u64, most: u64, log: &Bitmap) -> (Option<Ipa>, u64) {
     let machine = &mut vm.gmap.machine();
     let (mut at, mut freed) = (start, 0);
@@ -381,12 +381,16 @@ fn drop_zeroes(vm: &Vm, start: u64, end: u64, most: u64, log: &Bitmap) -> (Optio
         let report = |ipa: Ipa, span| log.set(ipa.raw(), ipa.raw() + span);
         let next = gmap.drop_zeroes(machine, (at, end), budget, report);
         freed += gmap.stats().zero_bytes - before;
+        drop(gmap);
         at = next.map_or(end, Ipa::raw);
+        if hw::interrupt_pending() {
+            break;
+        }
     }
     (Ipa::new(at).filter(|_| at < end), freed)
 }
 
-/// Moves every frame of the range to another one.
+/// Moves every frame of the range to another one, until an interrupt comes.
 fn move_frames(vm: &Vm, start: u64, end: u64) -> Result<(Option<Ipa>, u64), Status> {
     let machine = &mut vm.gmap.machine();
     let (mut at, mut bytes) = (start, 0);
@@ -403,6 +407,9 @@ fn move_frames(vm: &Vm, start: u64, end: u64) -> Result<(Option<Ipa>, u64), Stat
             return Ok((None, bytes));
         };
         at = next.raw();
+        if hw::interrupt_pending() {
+            break;
+        }
     }
     Ok((Ipa::new(at), bytes))
 }
@@ -413,7 +420,7 @@ fn drop_all(vm: &Vm, start: u64, end: u64) -> Result<(Option<Ipa>, u64), Status>
     let mut gmap = vm.gmap.exclusive();
     let before = gmap.stats().resident_bytes;
     let next = gmap
-        .reclaim(machine, from, end - start, Budget::SLICE)
+        .reclaim(machine, from, end - start, Budget::FREEING)
         .map_err(|_| Status::Exhausted)?;
     Ok((next, before.saturating_sub(gmap.stats().resident_bytes)))
 }

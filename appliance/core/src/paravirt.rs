@@ -11,7 +11,7 @@ use ::vcpu::paravirt::Paravirt;
 use ::vcpu::psci::Power;
 use arch::{Ipa, Pa};
 use gmap::{Attr, Gmap, Perm};
-use guest_abi::core_call::{VM_NO_PREEMPT_HINT, VM_NO_PV_TIME};
+use guest_abi::core_call::{VM_NO_CORE_NUMBER, VM_NO_PREEMPT_HINT, VM_NO_PV_TIME, VM_NO_YIELD_TO};
 use guest_abi::map::PV_BASE;
 use guest_abi::pv::{Call, LINES_BYTES, PREEMPTED, PvLine, STRIDE};
 use sched::Phase;
@@ -126,7 +126,9 @@ impl VcpuControl {
     /// Notes that core `index` holds its registers from now on.
     pub(crate) fn put_on(&self, index: usize) {
         if let Some(line) = self.line() {
-            line.pcpu.store(index as u32, Ordering::Relaxed);
+            if self.vm().flags & VM_NO_CORE_NUMBER == 0 {
+                line.pcpu.store(index as u32, Ordering::Relaxed);
+            }
             line.generation.fetch_add(1, Ordering::Release);
         }
     }
@@ -156,9 +158,18 @@ impl Paravirt for Vcpus {
     fn functions(&self) -> u128 {
         let mut there = 1 | guest_abi::pv::bitmap(&Call::ALL.map(Call::number));
         there |= crate::guest_memory::functions(self.vm);
-        let no_lines = self.vm.lines.is_none() || self.vm.flags & VM_NO_PV_TIME != 0;
-        if no_lines || self.vm.flags & VM_NO_PREEMPT_HINT != 0 {
-            there &= !(1 << Call::PvPreemptInfo.number());
+        let hint = match self.vm.lines {
+            Some(_) => VM_NO_PV_TIME | VM_NO_PREEMPT_HINT,
+            None => u32::MAX,
+        };
+        for (call, hides) in [
+            (Call::PvPreemptInfo, hint),
+            (Call::YieldTo, VM_NO_YIELD_TO),
+            (Call::PcpuInfo, VM_NO_CORE_NUMBER),
+        ] {
+            if self.vm.flags & hides != 0 {
+                there &= !(1 << call.number());
+            }
         }
         there
     }

@@ -12,6 +12,7 @@ use guest_abi::map::VCPUS_MAX;
 
 use crate::guest::{Vcpu, Vm};
 use crate::{guest_fault, schedule};
+use ::vcpu::wakes::Flag as _;
 
 const NONE: u64 = u64::MAX;
 const LOST: u64 = 1;
@@ -38,7 +39,7 @@ pub(crate) fn set(vm: &Vm, vcpu: usize, page: Option<Ipa>) {
     if page.is_some()
         && let Some(vcpu) = vm.vcpu(vcpu)
     {
-        vcpu.attention.store(true, Ordering::Release);
+        vcpu.attention.raise();
         schedule::wake(vcpu);
     }
 }
@@ -61,7 +62,7 @@ pub(crate) fn lost(vm: &Vm, ipa: Ipa, level: Level) {
         }
         pin.fetch_or(LOST, Ordering::AcqRel);
         if let Some(vcpu) = vm.vcpu(index) {
-            vcpu.attention.store(true, Ordering::Release);
+            vcpu.attention.raise();
             schedule::wake(vcpu);
         }
     }
@@ -94,6 +95,6 @@ pub(crate) fn renew(vcpu: &mut Vcpu) -> bool {
         }
     }
     // Taken 64 times under its hands: it tries again at its next exit.
-    vcpu.attention.store(true, Ordering::Release);
+    vcpu.attention.raise();
     true
 }

@@ -11,6 +11,7 @@
 use core::sync::atomic::Ordering;
 
 use ::vcpu::power::Busy;
+use ::vcpu::wakes::{self, Flag as _};
 use guest_abi::core_call::VmState;
 use sched::{Entity, Phase, RunQueue, Why};
 use spin::MutexGuard;
@@ -45,7 +46,7 @@ pub(crate) fn wake(vcpu: &VcpuControl) {
         Run::Running => {
             drop(queue);
             // It may wait, still running as far as the queue knows.
-            vcpu.attention.store(true, Ordering::Release);
+            vcpu.attention.raise();
             if !core::ptr::eq(home, per_cpu::this()) {
                 gic::kick(home.mpidr.load(Ordering::Relaxed));
             }
@@ -124,7 +125,7 @@ pub(crate) fn power_off(vcpu: &VcpuControl) {
 /// Blocks `vcpu`, which runs on this core, unless something already waits for it.
 pub(crate) fn block(vcpu: &mut Vcpu) {
     world::refill(vcpu);
-    if vcpu.vm().vgic.lock().pending(vcpu.index) || serror::is_pending(vcpu) {
+    if is_pending(vcpu) || serror::is_pending(vcpu) {
         return;
     }
     let cpu = per_cpu::this();
@@ -132,9 +133,14 @@ pub(crate) fn block(vcpu: &mut Vcpu) {
     let mut queue = cpu.queue.lock();
     // Whoever pends an interrupt sets `attention` first and looks at `run` second; here it
     // is the other way round, under the lock that orders both.
-    if !vcpu.attention.load(Ordering::Acquire) {
+    if wakes::may_wait(&vcpu.attention) {
         stop_running(&mut queue, vcpu, Run::Blocked, hw::cntpct());
     }
+}
+
+/// Returns whether `vcpu`, whose list registers have just been read, has an interrupt to take.
+fn is_pending(vcpu: &Vcpu) -> bool {
+    vcpu.vm().vgic.lock().pending(vcpu.index)
 }
 
 /// Waits with `vcpu` loaded and running until it, or anyone else, has something to do: while
@@ -170,7 +176,7 @@ pub(crate) fn pause(vcpu: &mut Vcpu) {
     const PSTATE_I: u64 = 1 << 7;
     if vcpu.pstate & PSTATE_I == 0 {
         world::refill(vcpu);
-        if vcpu.vm().vgic.lock().pending(vcpu.index) {
+        if is_pending(vcpu) {
             return;
         }
     }
@@ -178,7 +184,7 @@ pub(crate) fn pause(vcpu: &mut Vcpu) {
     let now = hw::cntpct();
     vcpu.deadline_at.store(cpu.number(), Ordering::Relaxed);
     let mut queue = cpu.queue.lock();
-    if !vcpu.attention.load(Ordering::Acquire) {
+    if wakes::may_wait(&vcpu.attention) {
         stop_running(&mut queue, vcpu, Run::Blocked, now);
         vcpu.enter(Phase::Parked, now);
     }
@@ -243,7 +249,7 @@ pub(crate) fn stop(vm: &'static Vm, to: VmState) {
     }
     vm.stopping.store(true, Ordering::Release);
     for vcpu in vm.all_vcpus() {
-        vcpu.attention.store(true, Ordering::Release);
+        vcpu.attention.raise();
         wake(vcpu);
     }
     root::ring(vm.slot);
@@ -256,7 +262,7 @@ pub(crate) fn deliver(vm: &Vm, kick: vgic::Kick) {
         let index = mask.trailing_zeros() as usize;
         mask &= mask - 1;
         if let Some(vcpu) = vm.vcpu(index) {
-            vcpu.attention.store(true, Ordering::Release);
+            vcpu.attention.raise();
             // The one whose exit this is sees it on its way back.
             let own = world::as_mut(per_cpu::this().current.load(Ordering::Relaxed))
                 .is_some_and(|own| own.id == vcpu.id);
@@ -333,17 +339,14 @@ fn attend(vcpu: &mut Vcpu) -> bool {
         let next = core::ptr::from_mut(vcpu);
         return start(per_cpu::this(), next);
     }
-    if vcpu.attention.swap(false, Ordering::AcqRel) {
+    if vcpu.attention.lower() {
         if vcpu.vm().stopping.load(Ordering::Acquire) {
             power_off(vcpu);
             return false;
         }
         world::refill(vcpu);
         serror::attend(vcpu);
-        if !pins::renew(vcpu) {
-            crate::exits::crash(vcpu, 0);
-            return false;
-        }
+        return renew_pin(vcpu);
     }
     true
 }
@@ -353,6 +356,9 @@ fn start(cpu: &PerCpu, next: *mut Vcpu) -> bool {
     let Some(vcpu) = world::as_mut(next) else {
         return false;
     };
+    // Lowered first: all that follows looks for what is wanted of it. Its end, where it starts,
+    // interrupts and an SError as it is loaded, its page.
+    vcpu.attention.lower();
     if vcpu.vm().stopping.load(Ordering::Acquire) {
         power_off(vcpu);
         return false;
@@ -362,9 +368,17 @@ fn start(cpu: &PerCpu, next: *mut Vcpu) -> bool {
         vcpu.reset(pc, x0);
         vcpu.power.began();
     }
-    vcpu.attention.store(false, Ordering::Relaxed);
     world::switch_to(cpu, next);
-    true
+    renew_pin(vcpu)
+}
+
+/// Pins the page that the loaded `vcpu` needs again, if it was taken; false if that ends its VM.
+fn renew_pin(vcpu: &mut Vcpu) -> bool {
+    let there = pins::renew(vcpu);
+    if !there {
+        crate::exits::crash(vcpu, 0);
+    }
+    there
 }
 
 /// Chooses who runs on this core; that one's run state says so from now on.

@@ -379,12 +379,11 @@ impl Machine for Stage2<'_> {
     }
 
     fn copy(&self, to: Pa, from: Pa, order: u8) {
-        memory::copy(to, from, memory::FRAME << order);
-        hw::clean_to_poc(memory::va(to), memory::FRAME << order);
+        memory::copy_frame(to, from, order);
     }
 
     fn is_zero(&self, pa: Pa, order: u8) -> bool {
-        memory::is_zero(pa, memory::FRAME << order)
+        memory::is_zero(pa, order)
     }
 
     fn share(&self, pa: Pa, order: u8) -> bool {

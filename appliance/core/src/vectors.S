@@ -34,7 +34,7 @@
     b       leave_\kind
 .endm
 
-.macro own kind
+.macro own kind, then=own_fatal
     .balign 128
     // Nothing may fault at EL2: report and reset. The stack may be the culprit.
     mrs     x0, elr_el2
@@ -44,7 +44,7 @@
     mov     x4, sp
     mrs     x5, spsr_el2
     mov     x6, x30
-    b       own_fatal
+    b       \then
 .endm
 
 .section .text.vectors, "ax"
@@ -55,7 +55,7 @@ el2_vectors:
     own 1
     own 2
     own 3
-    own 4
+    own 4, own_sync
     own 5
     own 6
     own 7
@@ -68,6 +68,35 @@ el2_vectors:
     lower aarch32
     lower aarch32
     lower aarch32
+
+// Is it a device that did not answer? In the guarded functions the stack is as good as ever.
+own_sync:
+    adrp    x7, guarded_begin
+    add     x7, x7, :lo12:guarded_begin
+    cmp     x0, x7
+    b.lo    own_fatal
+    adrp    x7, guarded_end
+    add     x7, x7, :lo12:guarded_end
+    cmp     x0, x7
+    b.hs    own_fatal
+    stp     x0, x1, [sp, #-64]!
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x30, [sp, #48]
+    mov     x0, x1
+    bl      guarded_exception
+    mov     x8, x0
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x30, [sp, #48]
+    ldp     x0, x1, [sp], #64
+    cbz     x8, own_fatal
+    adrp    x7, guarded_failed
+    add     x7, x7, :lo12:guarded_failed
+    msr     elr_el2, x7
+    eret
+    dsb     nsh
+    isb
 
 own_fatal:
     // A stack of its own for the last words: the overflowed one may be the reason.

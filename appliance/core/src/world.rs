@@ -16,6 +16,7 @@ use vgic::{Level, Lr, Vgic};
 use crate::guest::{self, Vcpu, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::{features, gic, hw, schedule, stage2, timer};
+use ::vcpu::wakes::Flag as _;
 
 static TRAPS: Once<Traps> = Once::new();
 static PSTATE_FIELDS: Once<PstateFields> = Once::new();
@@ -342,7 +343,7 @@ pub(crate) fn refill(vcpu: &mut Vcpu) {
 /// Folds the loaded `vcpu`, for an access that looks at pending or active state.
 pub(crate) fn sync(vcpu: &mut Vcpu) {
     fold(vcpu);
-    vcpu.attention.store(true, Ordering::Relaxed);
+    vcpu.attention.raise();
 }
 
 /// Brings the timers' line levels of the loaded `vcpu` up to date in the model.
@@ -367,7 +368,7 @@ pub(crate) fn sync_timers(vcpu: &mut Vcpu) {
     }
     release(&mut vgic, index);
     if !kick.is_empty() {
-        vcpu.attention.store(true, Ordering::Relaxed);
+        vcpu.attention.raise();
     }
 }
 

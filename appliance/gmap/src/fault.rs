@@ -28,7 +28,8 @@ pub enum Fault {
         /// 0, 9 or 18.
         order: u8,
     },
-    /// The mapping was there: another vCPU was first, or only AF or dirty was missing.
+    /// The mapping was there: another vCPU was first, or only AF or dirty was missing. Or it
+    /// is not there yet, and the access is to be tried again.
     AlreadyMapped,
     /// The page is shared and was written: nothing was done, [`Gmap::unshare`] is asked for.
     Shared,

@@ -186,7 +186,7 @@ impl Gmap {
             machine.release(leaf.base(), level.order());
         }
         result.map_err(|error| match error {
-            LinkError::Again => Error::Occupied { at: ipa },
+            LinkError::Again | LinkError::Later => Error::Occupied { at: ipa },
             LinkError::NoMemory | LinkError::Limit => Error::NoTables,
         })
     }

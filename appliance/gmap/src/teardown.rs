@@ -23,11 +23,11 @@ pub enum Progress {
 /// Order of what is scrubbed at once: 64 KiB.
 const WIPE_ORDER: u8 = 4;
 /// Most bytes that one call scrubs.
-const WIPE_BYTES: u64 = 4 << 20;
+const WIPE_BYTES: u64 = 1 << 20;
 
 impl Gmap {
     /// Frees RAM and tables, at most `budget_leaves` leaves (at least one) a call; before that,
-    /// scrubs the frames of a VM that is wiped, at most 4 MiB a call.
+    /// scrubs the frames of a VM that is wiped, at most 1 MiB a call.
     ///
     /// No vCPU of the VM may run any more. From the first call on the space holds less and
     /// less, and when it is done no address is in it. Calling it again is harmless.

@@ -64,6 +64,7 @@ pub fn settle<C>(
             match supply(context, now) {
                 Ok(()) => return Ok(Fault::Mapped { order }),
                 Err(LinkError::Again) => break,
+                Err(LinkError::Later) => return Ok(Fault::AlreadyMapped),
                 Err(LinkError::NoMemory | LinkError::Limit) => {
                     now = now.smaller().ok_or(FaultError::OutOfMemory)?;
                 }
@@ -111,12 +112,17 @@ impl Want {
         Some(self.from?.align_down(self.level.span()))
     }
 
+    /// Returns whether the content of the frame is zeroes, and need not be copied.
+    pub fn is_zeroes(&self) -> bool {
+        self.zeroes || self.from.is_none()
+    }
+
     /// Takes a frame and fills it with what is wanted.
     ///
     /// May run without any lock: should what is copied have gone meanwhile, the frame is
     /// refused.
     pub fn prepare(&self, machine: &mut impl Machine) -> Option<Pa> {
-        let Some(from) = self.from().filter(|_| !self.zeroes) else {
+        let Some(from) = self.from().filter(|_| !self.is_zeroes()) else {
             return machine.alloc_zeroed(self.order());
         };
         let frame = machine.alloc(self.order())?;
@@ -130,6 +136,9 @@ impl Want {
 pub enum LinkError {
     /// What was seen by [`crate::Gmap::look`] is no longer so: look again.
     Again,
+    /// What is missing is being made, and something else comes first: the guest tries again
+    /// until it is whole.
+    Later,
     /// The cache has fewer pages than [`crate::Gmap::link_cost`]: top it up.
     NoMemory,
     /// The VM has all the memory or tables it may.

@@ -195,6 +195,14 @@ impl Backend for Machine {
         run.set_cpu(plan).map_err(|status| self.refusal(status, 0))
     }
 
+    fn vm_serror(&mut self, id: RunId, vcpu: u32, syndrome: u32) -> Result<(), BackendError> {
+        let vm = self.vm_of(id).ok_or(BackendError::Unknown)?;
+        let args = [vm, u64::from(vcpu), u64::from(syndrome), 0];
+        calls::call(CoreCall::VcpuSerror, args)
+            .map(drop)
+            .map_err(|status| self.refusal(status, 0))
+    }
+
     fn vm_memory(&self, id: RunId) -> Option<Memory> {
         memory::view(&self.scratch, self.vm_of(id)?)
     }

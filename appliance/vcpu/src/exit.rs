@@ -356,3 +356,14 @@ impl Iss {
         Ipa::new(fault_page(hpfar) | offset).filter(|_| known)
     }
 }
+
+/// Returns whether an exception that core itself took while it made an access for somebody (C10)
+/// is the answer of what it accessed: a synchronous external abort, or an error of the memory
+/// behind it, on a load or store of the same level, and not on the way there. All else is core's.
+pub const fn is_unanswered(esr: u64) -> bool {
+    /// Data abort without a change of level.
+    const DATA_ABORT: u64 = 0x25;
+    const EXTERNAL: u64 = 0x10;
+    const PARITY: u64 = 0x18;
+    esr >> 26 & 0x3f == DATA_ABORT && matches!(esr & 0x3f, EXTERNAL | PARITY)
+}

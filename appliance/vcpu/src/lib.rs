@@ -23,6 +23,7 @@ pub mod smccc;
 pub mod stage1;
 pub mod sysreg;
 pub mod trap;
+pub mod wakes;
 
 pub use exit::Exit;
 pub use sysreg::Register;

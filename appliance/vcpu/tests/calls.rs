@@ -241,6 +241,30 @@ fn power_off_reset_and_suspend_are_told_to_the_caller() {
     assert_eq!(call(0x8400_0006, [0; 3]), Reply::Return(2));
 }
 
+/// What PSCI 1.1 leaves open and is not offered, by name: `docs/guest-calls.md`.
+#[test]
+fn optional_functions_are_refused_by_features_and_when_called() {
+    for (name, number) in [
+        ("MIGRATE", 5),
+        ("MIGRATE_INFO_UP_CPU", 7),
+        ("CPU_FREEZE", 0xb),
+        ("CPU_DEFAULT_SUSPEND", 0xc),
+        ("NODE_HW_STATE", 0xd),
+        ("SYSTEM_SUSPEND", 0xe),
+        ("PSCI_SET_SUSPEND_MODE", 0xf),
+        ("PSCI_STAT_RESIDENCY", 0x10),
+        ("PSCI_STAT_COUNT", 0x11),
+        ("MEM_PROTECT", 0x13),
+        ("MEM_PROTECT_CHECK_RANGE", 0x14),
+    ] {
+        for function in [0x8400_0000, 0xc400_0000].map(|width| width | number) {
+            assert_eq!(call(function, [0; 3]), NOT_SUPPORTED, "{name}");
+            let asked = [u64::from(function), 0, 0];
+            assert_eq!(call(0x8400_000a, asked), code(-1), "FEATURES of {name}");
+        }
+    }
+}
+
 #[test]
 fn the_sve_hint_is_no_part_of_the_number() {
     assert_eq!(call(0x8401_0000, [0; 3]), Reply::Return(0x1_0001));

@@ -266,3 +266,30 @@ proptest::proptest! {
         let _ = Exit::decode(esr, far, hpfar);
     }
 }
+
+/// C10: of all classes and status codes (DDI 0487, ESR_EL2 and ISS of a data abort), whatever the
+/// other bits are.
+#[test]
+fn only_an_abort_from_outside_is_the_device_s() {
+    let mut answers = 0;
+    for class in 0..64_u64 {
+        for status in 0..64_u64 {
+            for rest in [
+                0,
+                1 << 6,
+                1 << 9,
+                1 << 10,
+                1 << 24,
+                1 << 25,
+                0x3ff_ffc0,
+                0xff << 32,
+            ] {
+                let is = vcpu::exit::is_unanswered(class << 26 | rest | status);
+                let outside = class == 0b10_0101 && [0b01_0000, 0b01_1000].contains(&status);
+                assert_eq!(is, outside, "class {class:#x} status {status:#x} {rest:#x}");
+                answers += u32::from(is);
+            }
+        }
+    }
+    assert_eq!(answers, 16);
+}

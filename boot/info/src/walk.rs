@@ -14,12 +14,14 @@ type Node<'b, 'a> = FdtNode<'b, 'a>;
 /// Reads `tree`, exactly the bytes of a checked tree.
 pub(crate) fn read(tree: &[u8]) -> Result<BootInfo, BootError> {
     let fdt = Fdt::new(tree).map_err(|_| BootError::TooShort)?;
-    let root = fdt.find_node("/").ok_or(BootError::Damaged { at: 0 })?;
+    // The first of all nodes: to find it by its name would take as much stack as all else.
+    let root = fdt.all_nodes().next();
+    let root = root.ok_or(BootError::Damaged { at: 0 })?;
     let mut found = Found::new();
     for entry in fdt.memory_reservations() {
         found.reserve(entry.address().addr() as u64, entry.size() as u64)?;
     }
-    found.visit(root, 1, true)?;
+    found.visit(root)?;
     if let Some(chosen) = child(root, "chosen") {
         found.chosen(root, chosen)?;
     }
@@ -207,22 +209,38 @@ impl Found {
         }
     }
 
-    /// Visits `node` and everything below. `identity`: bus addresses are physical ones.
-    fn visit(&mut self, node: Node<'_, '_>, depth: usize, identity: bool) -> Result<(), BootError> {
-        // `check` has bounded the depth already; this keeps the recursion evidently finite.
-        if depth > DEPTH_MAX {
-            return Ok(());
+    /// Visits everything below `root`. On each level bus addresses are physical ones, or not.
+    ///
+    /// Without recursion: at boot core has no more stack than it ever has.
+    fn visit(&mut self, root: Node<'_, '_>) -> Result<(), BootError> {
+        let mut levels: [_; DEPTH_MAX] = core::array::from_fn(|_| None);
+        let mut depth = 0_usize;
+        if let Some(level) = levels.first_mut() {
+            *level = Some((root.children(), true));
         }
-        for below in node.children() {
+        // `check` has bounded the depth already; what is below the last level is not visited.
+        while let Some(Some((children, identity))) = levels.get_mut(depth) {
+            let identity = *identity;
+            let Some(below) = children.next() else {
+                match depth.checked_sub(1) {
+                    Some(above) => depth = above,
+                    None => break,
+                }
+                continue;
+            };
             match (depth, base_name(below)) {
-                (1, "reserved-memory") => self.reserved_memory(below)?,
-                (1, "cpus") => self.cpus(below)?,
+                (0, "reserved-memory") => self.reserved_memory(below)?,
+                (0, "cpus") => self.cpus(below)?,
                 _ => {
                     let facts = Facts::of(below);
-                    if facts.enabled() {
-                        self.node(below, facts, identity)?;
-                        let identity = identity && facts.is_flat_bus();
-                        self.visit(below, depth.saturating_add(1), identity)?;
+                    if !facts.enabled() {
+                        continue;
+                    }
+                    self.node(below, facts, identity)?;
+                    let inside = depth.saturating_add(1);
+                    if let Some(level) = levels.get_mut(inside) {
+                        *level = Some((below.children(), identity && facts.is_flat_bus()));
+                        depth = inside;
                     }
                 }
             }

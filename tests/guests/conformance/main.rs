@@ -90,6 +90,11 @@ fn main() -> ! {
         el1_test!("abort_data_outside_ram_mmu_on", aborts::data),
         el1_test!("c11_accesses_without_a_syndrome_mmu_on", syndromeless::run),
         el1_test!("psci_states_and_errors", psci_tests::states),
+        el1_test!(
+            "psci_optional_functions_are_not_there",
+            psci_tests::optional
+        ),
+        el1_test!("psci_cpu_suspend_is_standby", psci_tests::suspend),
         el1_test!("psci_on_and_off_again", psci_tests::cycles),
         el1_test!("psci_one_winner", psci_tests::one_winner),
         el1_test!("c7_second_vcpu", reset::second_vcpu),

@@ -16,6 +16,8 @@ pub(crate) fn run(name: &str, [a, b, c]: [u64; 3]) -> Option<Result<u64, Fault>>
         "ch" => catch(|| mem::write16(config, c)).map(|()| 0),
         "r" => catch(|| mem::read32(a)),
         "w" => catch(|| mem::write32(a, b)).map(|()| 0),
+        "rb" => catch(|| mem::read8(a)),
+        "wb" => catch(|| mem::write8(a, b)).map(|()| 0),
         "rd" => catch(|| pair(a)),
         "fill" => catch(|| places().for_each(|at| mem::write32(at, word(at)))).map(|()| 0),
         "zero" => catch(|| (a..a + b).step_by(8).for_each(|at| mem::write64(at, 0))).map(|()| 0),

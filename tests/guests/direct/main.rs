@@ -3,12 +3,12 @@
 //! With it core and its guests are tested without network, control port and disk. Boot
 //! arguments of the machine: `vms=` how many at once (1), `vcpus=` of each (1), `mib=` RAM of
 //! each (128), `repeat=` times one after the other (1), `guest=migrate`, `timers`,
-//! `lock`, `conformance` or `paravirt` instead of the guest that it was built around, `flags=` what the VMs are to do without
+//! `lock`, `turns`, `conformance` or `paravirt` instead of the guest that it was built around, `flags=` what the VMs are to do without
 //! (`guest_abi::core_call::VM_FLAGS`, 0), `nap=` how many microseconds it sleeps while nothing is to be done (200), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
-//! registers), `probe=` physical addresses that root tries to reach before, while and after a VM has its device, `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `serror=N`
-//! makes N SErrors pending in vCPU 0 of each, one after the other. A line of the guest in VM n begins with `vm<n>| `.
+//! registers), `probe=` physical addresses that root tries to reach before, while and after a VM has its device, `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `cores=`
+//! the cores that all vCPUs may run on, bit by bit (0: any), `serror=N` makes N SErrors pending in vCPU 0 of each, one after the other. A line of the guest in VM n begins with `vm<n>| `.
 #![no_std]
 #![no_main]
 
@@ -44,6 +44,7 @@ struct Orders {
     device: Option<device::Order>,
     resets: u64,
     pin: bool,
+    cores: u64,
     serrors: u64,
     probe: [Option<u64>; 8],
 }
@@ -81,6 +82,7 @@ fn main() -> ! {
         device: word("device").and_then(device::Order::read),
         resets: number("resets", 0),
         pin,
+        cores: number("cores", 0),
         serrors: number("serror", 0),
         probe: probe::read(word("probe").unwrap_or("")),
     };

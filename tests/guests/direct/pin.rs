@@ -23,7 +23,7 @@ impl Pin {
         self.steps += 1;
         let core = first + self.steps % (cores - first);
         for vm in vms.iter().flatten() {
-            vm.pin(1 << core);
+            vm.pin(0, 1 << core);
         }
         // 20 to 120 microseconds, by a generator that any sequence will do for: long enough for
         // most moves to have happened, which the call does not wait for.

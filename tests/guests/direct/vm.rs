@@ -8,11 +8,12 @@ use guest_abi::map::{FLAT_OFFSET, RAM_BASE};
 use payload::println;
 
 /// The guests: flat images, or what stands in for one that was not asked for.
-static GUESTS: [(&str, &[u8]); 6] = [
+static GUESTS: [(&str, &[u8]); 7] = [
     ("", include_bytes!(env!("SKETE_DIRECT_GUEST"))),
     ("migrate", include_bytes!(env!("SKETE_DIRECT_MIGRATE"))),
     ("timers", include_bytes!(env!("SKETE_DIRECT_TIMERS"))),
     ("lock", include_bytes!(env!("SKETE_DIRECT_LOCK"))),
+    ("turns", include_bytes!(env!("SKETE_DIRECT_TURNS"))),
     (
         "conformance",
         include_bytes!(env!("SKETE_DIRECT_CONFORMANCE")),
@@ -75,6 +76,11 @@ impl Vm {
                 .map_err(|status| ("DeviceAssign", status))?;
         }
         vm.call(CoreCall::VmEntry, [entry, tree_at])?;
+        if orders.cores != 0 {
+            for vcpu in 0..orders.vcpus {
+                vm.pin(vcpu, orders.cores);
+            }
+        }
         vm.call(CoreCall::VmStart, [0, 0])?;
         Ok(vm)
     }
@@ -104,9 +110,9 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets vCPU 0 run on these cores only.
-    pub(crate) fn pin(&self, cores: u64) {
-        if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, 0, cores, 0]) {
+    /// Lets vCPU `vcpu` run on these cores only.
+    pub(crate) fn pin(&self, vcpu: u64, cores: u64) {
+        if let Err(status) = calls::call(CoreCall::VcpuAffinity, [self.handle, vcpu, cores, 0]) {
             println!("DIRECT vm{} VcpuAffinity {cores:#x}: {status:?}", self.n);
         }
     }

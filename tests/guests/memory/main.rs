@@ -11,7 +11,7 @@ use core::arch::asm;
 use guest_abi::map::RAM_BASE;
 use payload::psci::{self, Conduit};
 use payload::timer::{self, Timer};
-use payload::{cpu, mem, mmu};
+use payload::{cpu, gic, late, mem, mmu};
 
 payload::guest!(main);
 
@@ -98,6 +98,12 @@ fn carry_out(order: u64, [a, b, c, d]: [u64; 4]) -> [u64; 2] {
                 mem::write64(a + n * 8, orders::secret(c, n));
             }
             [0; 2]
+        }
+        orders::LATE => {
+            gic::init_distributor();
+            gic::init_cpu();
+            let late = late::interrupt(b, || mem::write64(a, c));
+            [late.unwrap_or(u64::MAX), 0]
         }
         orders::OFF => psci::system_off(),
         _ => [u64::MAX; 2],

@@ -41,6 +41,9 @@ pub(crate) const GUARD: u64 = 10;
 pub(crate) const UNGUARD: u64 = 11;
 /// `(address, bytes, seed)`: fills memory with [`secret`] words.
 pub(crate) const HIDE: u64 = 12;
+/// `(address, ns) -> (ticks)`: stores 64 bits at the address, lets its timer come `ns` after that
+/// began, and says how long that interrupt waited.
+pub(crate) const LATE: u64 = 13;
 
 /// What all secret words end in: what looks for them looks at this first.
 pub(crate) const SECRET_END: u64 = 0xa53c;

@@ -3,7 +3,7 @@
 //! On one core: while root measures a call of its own the guest sleeps, and what the guest
 //! measures is undisturbed but for the ends of root's rare naps.
 
-use crate::orders::{CALL, READ, SLEEP, WRITE};
+use crate::orders::{CALL, LATE, READ, SLEEP, WRITE};
 use crate::vm::{Vm, nap};
 use crate::{PAGE, area, vm};
 use guest_abi::core_call::{CoreCall, Status};
@@ -11,7 +11,7 @@ use guest_abi::map::RAM_BASE;
 use guest_abi::memory_call::{Scan, reclaim};
 use guest_abi::storage_key::KEY_SET;
 use payload::root::try_call;
-use payload::{println, stats, timer};
+use payload::{late, println, stats, timer};
 
 fn tlbi() -> u64 {
     let memory = vm().memory();
@@ -34,6 +34,36 @@ fn longest(key: &str, mut one: impl FnMut(u64) -> (Status, [u64; 3])) {
     }
     let insns = stats::insns_per_op(longest, timer::hz(), 1);
     println!("BENCH {key} {insns}");
+}
+
+/// How far into what takes long the interrupt comes.
+const AHEAD_NS: u64 = 10_000;
+
+/// How long an interrupt waits that comes while core does what takes long: zeroes a block of 2
+/// MiB for the guest, moves blocks, and looks whether blocks of zeroes are such. The most of some.
+fn interrupts() {
+    let vm = vm();
+    vm.policy(21, 0);
+    let report = |key: &str, ticks: u64| {
+        println!("BENCH {key} {}", stats::insns_per_op(ticks, timer::hz(), 1));
+    };
+    let late = |n: u64| vm.order(LATE, [area(1300) + n * (2 << 20), AHEAD_NS, 0, 0])[0];
+    report("irq_late_populate", (0..8).map(late).max().unwrap_or(0));
+    for (key, what) in [
+        ("irq_late_move", reclaim::MOVE),
+        ("irq_late_zero", reclaim::ZERO),
+    ] {
+        let asleep = vm.begin(SLEEP, [500_000_000, 0, 0, 0]);
+        nap();
+        let args = [vm.handle, what, area(1300), 16 << 20, 0, 0, 0];
+        let late = late::interrupt(AHEAD_NS, || {
+            let (status, _) = try_call(CoreCall::VmReclaim, &args);
+            // It is long enough to be interrupted.
+            assert_eq!(status, Status::Again, "{key}");
+        });
+        vm.wait(asleep);
+        report(key, late.expect("the timer fires"));
+    }
 }
 
 /// A VM in pages of 4 KiB throughout, and one that is wiped: the longest slice of each.
@@ -136,5 +166,6 @@ pub(crate) fn run() {
     println!("BENCH mem_key_set {insns}");
     println!("BENCH mem_key_set_tlbi {}", tlbi() - before);
     slices();
+    interrupts();
     println!("BENCH done");
 }

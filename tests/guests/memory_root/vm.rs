@@ -183,6 +183,7 @@ impl Vm {
             let args = [self.handle, ipa + done, bytes - done, pa + done, key];
             match try_call(what, &args) {
                 (Status::Ok, [n, ..]) => done += n,
+                (Status::Again, _) => {}
                 (status, _) => return Err(status),
             }
         }

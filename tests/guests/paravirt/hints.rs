@@ -1,6 +1,6 @@
 //! The vendor service: the preempt hint, and what it says.
 
-use crate::{GENERATION, Masked, RESUMED, TURNS, call, line, masked, order, preempted, tell};
+use crate::{CORE, GENERATION, Masked, RESUMED, TURNS, call, line, masked, order, preempted, tell};
 use core::sync::atomic::Ordering;
 use guest_abi::map::PV_BASE;
 use guest_abi::pv::{Call, Hints, STRIDE};
@@ -18,12 +18,13 @@ pub(crate) fn discovery() -> TestResult {
     let uid = [0x524c_1f6f, 0x6e4b_0a9d, 0x1e5a_378c, 0xc8b2_940d];
     expect_eq!(call(UID, [0; 3]), uid, "UID");
     expect!(call(REVISION, [0; 3])[0] < 1 << 16, "major revision");
-    let hint = masked() == Masked::Nothing;
+    let hint = masked().has_hint();
     let [functions, ..] = call(FEATURES, [0; 3]);
     let has = |call: Call| functions >> call.number() & 1 == 1;
     expect!(functions & 1 == 1, "FEATURES itself: {functions:#x}");
     expect_eq!(has(Call::PvPreemptInfo), hint, "{functions:#x}");
-    expect!(has(Call::YieldTo) && has(Call::PcpuInfo), "{functions:#x}");
+    expect_eq!(has(Call::YieldTo), masked() != Masked::Yield, "YIELD_TO");
+    expect_eq!(has(Call::PcpuInfo), masked() != Masked::Core, "PCPU_INFO");
     let info = call(Call::PvPreemptInfo as u32, [0; 3]);
     if hint {
         expect_eq!(info, [0, PV_BASE, STRIDE, 16 | 1 << 32], "PV_PREEMPT_INFO");
@@ -32,7 +33,16 @@ pub(crate) fn discovery() -> TestResult {
     } else {
         expect_eq!(info[0], u64::MAX, "PV_PREEMPT_INFO, masked");
     }
-    expect_eq!(call(Call::PcpuInfo as u32, [0; 3])[0], 0, "the only core");
+    let core = machine::argument("core").unwrap_or(0);
+    let (told, shown) = match masked() {
+        Masked::Core => (u64::MAX, 0),
+        Masked::Time => (core, 0),
+        _ => (core, core),
+    };
+    expect_eq!(call(Call::PcpuInfo as u32, [0; 3])[0], told, "PCPU_INFO");
+    for vcpu in 0..machine::cpus() {
+        expect_eq!(mem::read32(line(vcpu) + CORE), shown, "vCPU {vcpu}'s core");
+    }
     Ok(())
 }
 
@@ -105,6 +115,12 @@ pub(crate) fn directed() -> TestResult {
         tell(vcpu, order::SPIN);
     }
     let yield_to = |affinity: u64| psci::hvc(Call::YieldTo as u32, affinity, 0, 0);
+    if masked() == Masked::Yield {
+        for affinity in [0, 1, 77] {
+            expect_eq!(yield_to(affinity), psci::NOT_SUPPORTED, "YIELD_TO, masked");
+        }
+        return Ok(());
+    }
     expect_eq!(
         yield_to(77).cast_unsigned(),
         INVALID_PARAMETER,

@@ -1,8 +1,9 @@
 //! What a guest is told of its vCPUs' turns, and what it can do about them (rows C02 to C07):
 //! `TEST` lines.
 //!
-//! For two vCPUs or more on one core, under `direct`. Boot argument `masked=hint` or
-//! `masked=time`: the VM was made without the preempt hint, or without stolen time.
+//! For two vCPUs or more on one core, under `direct`. Boot argument `masked=hint`, `time`,
+//! `yield` or `core`: the VM was made without the preempt hint, stolen time, YIELD_TO or its
+//! core's number.
 #![no_std]
 #![no_main]
 
@@ -22,6 +23,7 @@ const VCPUS: usize = VCPUS_MAX as usize;
 /// Offsets in a line (`guest_abi::pv::PvLine`).
 const STOLEN: u64 = 8;
 const HINT: u64 = 16;
+const CORE: u64 = 20;
 const GENERATION: u64 = 24;
 const QUEUED: u64 = 32;
 const FAULT: u64 = 40;
@@ -33,12 +35,23 @@ enum Masked {
     Nothing,
     Hint,
     Time,
+    Yield,
+    Core,
+}
+
+impl Masked {
+    /// Whether the VM has the preempt hint.
+    fn has_hint(self) -> bool {
+        !matches!(self, Self::Hint | Self::Time)
+    }
 }
 
 fn masked() -> Masked {
     match machine::argument_text("masked") {
         Some("hint") => Masked::Hint,
         Some("time") => Masked::Time,
+        Some("yield") => Masked::Yield,
+        Some("core") => Masked::Core,
         _ => Masked::Nothing,
     }
 }

@@ -17,6 +17,8 @@ pub enum Conduit {
 
 /// PSCI_VERSION.
 pub const VERSION: u32 = 0x8400_0000;
+/// CPU_SUSPEND, 64-bit.
+pub const CPU_SUSPEND: u32 = 0xc400_0001;
 /// CPU_OFF.
 pub const CPU_OFF: u32 = 0x8400_0002;
 /// CPU_ON, 64-bit.
@@ -31,6 +33,8 @@ pub const SYSTEM_OFF: u32 = 0x8400_0008;
 pub const SYSTEM_RESET: u32 = 0x8400_0009;
 /// PSCI_FEATURES.
 pub const FEATURES: u32 = 0x8400_000a;
+/// SYSTEM_RESET2, 64-bit.
+pub const SYSTEM_RESET2: u32 = 0xc400_0012;
 /// SMCCC_VERSION.
 pub const SMCCC_VERSION: u32 = 0x8000_0000;
 

@@ -59,6 +59,7 @@ pub(crate) fn guests() -> Result<()> {
         ("SKETE_DIRECT_MIGRATE", paths::payload("migrate")),
         ("SKETE_DIRECT_TIMERS", paths::payload("timers")),
         ("SKETE_DIRECT_LOCK", paths::payload("lock")),
+        ("SKETE_DIRECT_TURNS", paths::payload("turns")),
         ("SKETE_DIRECT_CONFORMANCE", paths::payload("conformance")),
         ("SKETE_DIRECT_PARAVIRT", paths::payload("paravirt")),
         ("SKETE_LINUX_KERNEL", paths::guest_kernel()),

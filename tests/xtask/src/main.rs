@@ -81,6 +81,8 @@ enum Command {
     },
     /// What operations cost, in instructions; fails above the limits
     Bench {
+        /// Only this part
+        part: Option<bench::Part>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -152,7 +154,7 @@ fn obey(command: Command) -> Result<ExitCode> {
         Command::Test { filter, long } => test::everything(filter.as_deref(), long)?,
         Command::Mutants { shard, package } => mutants::hunt(&package, &shard)?,
         Command::Stress { what } => return stress::stress(what),
-        Command::Bench { json } => bench::bench(json)?,
+        Command::Bench { part, json } => bench::bench(json, part)?,
         Command::Stack => stack::check()?,
         Command::Demo {
             machine,

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::shell::{command, output, run};
-use crate::{build, guest, setup, workspace};
+use crate::{build, guest, setup, stack, workspace};
 
 /// The package whose tests need QEMU, the appliance and the guests.
 const END_TO_END: &str = "skete-qemu";
@@ -16,6 +16,7 @@ pub(crate) fn everything(filter: Option<&str>, long: bool) -> Result<()> {
     setup::emulator()?;
     guest::fetch()?;
     build::appliance()?;
+    stack::check()?;
     build::guests()?;
     let mut line = runner(long);
     line.args(workspace::host()?);

@@ -77,6 +77,10 @@ pub(crate) enum Hide {
     PageStates,
     /// Storage keys.
     StorageKeys,
+    /// The call that hands a turn to another vCPU.
+    YieldTo,
+    /// The number of the core that a vCPU is on.
+    CoreNumber,
 }
 
 impl Hide {
@@ -89,6 +93,8 @@ impl Hide {
                 Self::PreemptHint => Some(GuestFeature::PreemptHint),
                 Self::PageStates => Some(GuestFeature::PageStates),
                 Self::StorageKeys => Some(GuestFeature::StorageKeys),
+                Self::YieldTo => Some(GuestFeature::YieldTo),
+                Self::CoreNumber => Some(GuestFeature::CoreNumber),
             })
             .collect()
     }

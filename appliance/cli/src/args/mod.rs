@@ -146,6 +146,18 @@ pub(crate) enum VmCommand {
         #[arg(required = true, value_parser = name)]
         names: Vec<String>,
     },
+    /// Make an SError pending in a vCPU, as failing hardware would.
+    Serror {
+        /// Name of the VM.
+        #[arg(value_parser = name)]
+        name: String,
+        /// Which vCPU, from 0.
+        #[arg(long, default_value_t = 0)]
+        vcpu: u32,
+        /// ESR_EL1.ISS as the guest is to find it; a machine without FEAT_RAS shows none.
+        #[arg(long, default_value_t = 0)]
+        syndrome: u32,
+    },
     /// Restart VMs: those that run are reset, the others started.
     Restart {
         /// Names of the VMs.

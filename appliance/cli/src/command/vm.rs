@@ -17,6 +17,14 @@ pub(crate) fn run(client: &Client, output: &Output, command: VmCommand) -> Resul
         VmCommand::Start { names } => act(client, output, &names, |_| Ok(Action::Start)),
         VmCommand::Stop { names, force: _ } => act(client, output, &names, |_| Ok(Action::Stop)),
         VmCommand::Reset { names } => act(client, output, &names, |_| Ok(Action::Reset)),
+        VmCommand::Serror {
+            name,
+            vcpu,
+            syndrome,
+        } => {
+            client.vm_serror(&name, vcpu, syndrome)?;
+            output.done(&format!("{name}: an SError is pending in vCPU {vcpu}"))
+        }
         VmCommand::Restart { names } => {
             let again = |name: &str| {
                 Ok(match client.vm_get(name)?.status.state {

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::console::End;
 use super::idempotency::{Claim, Outcome};
 use super::upload::Upload;
+use super::vcpus::{check_plain, refused};
 use super::vms::shown;
 use super::{PendingPower, Server};
 use crate::auth;
@@ -279,8 +280,12 @@ impl Server {
                 }
             },
             Route::VmActions(name) => {
-                let ActionRequest { action } = body::parse(&body)?;
-                return self.act(backend, name, head, action);
+                let request: ActionRequest = body::parse(&body)?;
+                if request.action == Action::Serror {
+                    return Ok(Answer::Reply(self.vm_serror(backend, name, request)?));
+                }
+                refused(check_plain(request))?;
+                return self.act(backend, name, head, request.action);
             }
             Route::Console(name) => return self.console(name, head),
             Route::ConsoleLog(name) => return self.console_log(name, head),

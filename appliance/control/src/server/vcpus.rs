@@ -7,11 +7,12 @@ use alloc::vec::Vec;
 
 use api::limits::{CPU_LIMIT_PERCENT_MAX, WEIGHT_DEFAULT, WEIGHT_MAX, WEIGHT_MIN};
 use api::{
-    Code, CpuChange, CpuSpec, EventType, Pin, Problem, Stolen, Vcpu, VcpuState, VmCpu, VmState,
+    ActionRequest, Code, CpuChange, CpuSpec, EventType, Pin, Problem, Stolen, Vcpu, VcpuState,
+    VmCpu, VmState,
 };
 
 use super::Server;
-use super::vms::{VmRecord, backend_problem, check_match, not_found, path};
+use super::vms::{Phase, VmRecord, backend_problem, check_match, not_found, path};
 use crate::backend::{Backend, CpuPlan, VcpuCounters};
 use crate::http::head::Head;
 use crate::http::reply::Reply;
@@ -69,6 +70,62 @@ impl Server {
         self.event(EventType::Lifecycle, "vm.cpu-changed", path(name), &[]);
         self.cpu_get(backend, name)
     }
+}
+
+impl Server {
+    /// Makes an SError pending in a vCPU of a VM that runs.
+    pub(super) fn vm_serror(
+        &mut self,
+        backend: &mut dyn Backend,
+        name: &str,
+        request: ActionRequest,
+    ) -> Result<Reply, Problem> {
+        let vm = self.vm(name)?;
+        let Phase::Running(run) = vm.phase else {
+            return Err(Problem::new(
+                Code::VmNotRunning,
+                format!(
+                    "VM '{name}' is {}: no vCPU takes an SError",
+                    vm.state().name()
+                ),
+            )
+            .hint("start the VM"));
+        };
+        let (cpus, vcpu) = (vm.spec.cpus, request.vcpu.unwrap_or(0));
+        let syndrome = request.syndrome.unwrap_or(0);
+        let mut problem = Problem::new(Code::Invalid, "no such SError");
+        if vcpu >= cpus {
+            let why = format!("{vcpu} is not one of the VM's vCPUs, {}", upto(cpus));
+            problem = problem.field("/vcpu", why);
+        }
+        if syndrome > SYNDROME_MAX {
+            let why = format!("{syndrome} is not 0 to {SYNDROME_MAX}, the 25 bits of ESR_EL1.ISS");
+            problem = problem.field("/syndrome", why);
+        }
+        refused(problem)?;
+        backend
+            .vm_serror(run, vcpu, syndrome)
+            .map_err(|why| backend_problem(&format!("vCPU {vcpu} of VM '{name}'"), &why))?;
+        self.event(EventType::Lifecycle, "vm.serror", path(name), &[]);
+        Ok(self.vm_reply(backend, name, 200))
+    }
+}
+
+/// `ESR_EL1.ISS` has 25 bits (DDI 0487, D24.2.40).
+const SYNDROME_MAX: u32 = (1 << 25) - 1;
+
+/// Finds what only an SError takes in a request for something else.
+pub(super) fn check_plain(request: ActionRequest) -> Problem {
+    let mut problem = Problem::new(Code::Invalid, "the action takes no more than its name");
+    for (field, given) in [
+        ("/vcpu", request.vcpu.is_some()),
+        ("/syndrome", request.syndrome.is_some()),
+    ] {
+        if given {
+            problem = problem.field(field, "is for the action serror alone; leave it out");
+        }
+    }
+    problem
 }
 
 /// Makes a refusal of a problem that has found a field.

@@ -480,6 +480,8 @@ impl Server {
             )
             .hint("start the VM")),
             (Action::Reset, _) => busy("reset"),
+            // It is done at once, and nothing to wait for: `Server::vm_serror`.
+            (Action::Serror, _) => Ok(None),
         }
     }
 }

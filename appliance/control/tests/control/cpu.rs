@@ -206,3 +206,33 @@ fn every_vcpu_is_in_the_metrics_while_it_runs() {
     }
     assert!(!text.contains("skete_vcpu_core{vm=\"web\",vcpu=\"1\"}"));
 }
+
+#[test]
+fn an_serror_is_for_a_vcpu_of_a_vm_that_runs() {
+    let mut world = world();
+    let ask = |world: &mut World, body: &str| world.post("/v1/vms/web/actions", body);
+    let answer = ask(&mut world, r#"{"action":"serror"}"#);
+    assert_eq!(answer.status, 409, "it does not run");
+    assert_eq!(answer.code(), "vm_not_running");
+    world.action("web", "start");
+    for (body, field) in [
+        (r#"{"action":"serror","vcpu":2}"#, "/vcpu"),
+        (r#"{"action":"serror","syndrome":33554432}"#, "/syndrome"),
+        (r#"{"action":"start","vcpu":0}"#, "/vcpu"),
+        (r#"{"action":"stop","syndrome":0}"#, "/syndrome"),
+    ] {
+        let answer = ask(&mut world, body);
+        assert_eq!(answer.status, 422, "{body}");
+        assert_eq!(answer.json()["errors"][0]["pointer"], field, "{body}");
+    }
+    for body in [
+        r#"{"action":"serror"}"#,
+        r#"{"action":"serror","vcpu":1,"syndrome":33554431}"#,
+    ] {
+        let answer = ask(&mut world, body);
+        assert_eq!(answer.status, 200, "{body}");
+        assert_eq!(answer.json()["status"]["state"], "running");
+    }
+    let run = world.backend.run("web").expect("runs");
+    assert_eq!(run.serrors, [(0, 0), (1, 0x1ff_ffff)]);
+}

@@ -11,6 +11,7 @@ use super::Registers;
 use crate::guest::{Vcpu, VcpuControl};
 use crate::per_cpu::{self, PerCpu};
 use crate::{hw, schedule, world};
+use ::vcpu::wakes::Flag as _;
 
 /// In [`VcpuControl::abort`]: one is asked for, with this syndrome (ESR_EL1.ISS).
 const ASKED: u64 = 1 << 63;
@@ -19,7 +20,7 @@ const ISS: u64 = 0x1ff_ffff;
 /// Asks for an SError of `vcpu`. Asking again before it is taken is asking once.
 pub(crate) fn ask(vcpu: &VcpuControl, syndrome: u64) {
     vcpu.abort.store(ASKED | syndrome & ISS, Ordering::Release);
-    vcpu.attention.store(true, Ordering::Release);
+    vcpu.attention.raise();
     schedule::wake(vcpu);
 }
 

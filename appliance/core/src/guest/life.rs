@@ -33,6 +33,9 @@ const ROOT_WEIGHT: u32 = 1000;
 /// IPA bits of a guest: the QEMU `virt` map with its high windows fits in 40.
 pub(crate) const GUEST_IPA_BITS: u8 = 40;
 
+/// Leaves that one slice of a VM's end frees.
+const FREED_LEAVES: usize = 64;
+
 /// Serialises creating and destroying.
 static LIFECYCLE: Mutex<Lifecycle> = Mutex::new(Lifecycle {
     generation: 0,
@@ -304,7 +307,7 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
     if let Some(frame) = vm.gmap.huge.lock().take() {
         frame.free(machine);
     }
-    if vm.gmap.exclusive().destroy(machine, 256) == gmap::Progress::More {
+    if vm.gmap.exclusive().destroy(machine, FREED_LEAVES) == gmap::Progress::More {
         return Err(Status::Again);
     }
     stage2::free_vmid(vm.gmap.shared().vmid());
@@ -322,7 +325,10 @@ pub(crate) fn destroy(vm: &'static Vm, last: impl FnOnce()) -> Result<(), Status
         let id = vm.slot * VCPUS_MAX + index;
         if let Some(entry) = VCPUS.get(id) {
             if let Some(vcpu) = world::as_mut(pointer(id as u16)) {
-                vcpu.tables.release(&mut vm.gmap.machine());
+                vcpu.tables.release(machine);
+                if let Some(half) = vcpu.half.take() {
+                    half.free(machine);
+                }
                 vcpu.released.free();
             }
             let control = entry.swap(ptr::null_mut(), Ordering::AcqRel);

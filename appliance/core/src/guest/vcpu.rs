@@ -9,7 +9,7 @@ use core::sync::atomic::{
 use ::vcpu::power::Switch;
 use ::vcpu::reset;
 use arch::Pa;
-use gmap::Cache;
+use gmap::{Cache, Scrubbing};
 use guest_abi::core_call::{EXIT_CLASSES, ExitClass};
 use sched::Turns;
 use spin::Mutex;
@@ -73,6 +73,8 @@ pub(crate) struct Vcpu {
     pub(crate) lrs: LrSet,
     /// Pages for its tables, taken while no lock is held.
     pub(crate) tables: Cache,
+    /// A block of 2 MiB that a fault of its waits for, as far as it is zeroed.
+    pub(crate) half: Option<Scrubbing>,
     /// The device it waits for.
     pub(crate) parked: Parked,
 }
@@ -200,6 +202,7 @@ pub(super) fn build(frame: Pa, vm: &'static Vm, place: Place) -> *mut VcpuContro
         features: features::Registers::RESET,
         lrs: LrSet::new(world::list_registers()),
         tables: Cache::new(),
+        half: None,
         parked: Parked::default(),
     };
     // SAFETY: as for the control part.

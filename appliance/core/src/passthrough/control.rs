@@ -171,13 +171,15 @@ fn access(
             let pa = shown.pa.checked_add(at).filter(|_| theirs);
             match (direction, pa) {
                 (Direction::Read, pa) => {
-                    let value = pa.map_or(width.mask(), |pa| window::read(pa, shown.memory, width));
+                    // What is not there, or does not answer, reads as ones.
+                    let value = pa.and_then(|pa| window::read(pa, shown.memory, width));
+                    let value = value.unwrap_or(width.mask());
                     let value = value.to_le_bytes();
                     memory::copy_in(place, value.get(..step).unwrap_or(&[]));
                 }
                 (Direction::Write, Some(pa)) => {
                     let value = memory::load(place, width);
-                    window::write(pa, shown.memory, width, value);
+                    let _ = window::write(pa, shown.memory, width, value);
                 }
                 (Direction::Write, None) => {}
             }

@@ -14,13 +14,14 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::smmu::Stage2;
 use arch::{Ipa, Pa};
-use gmap::{Access, Attr, Cache, Error, FaultError, Gmap, Look, Perm, Progress};
+use gmap::{Access, Attr, Cache, Error, Gmap, Look, Perm, Progress};
 use guest_abi::core_call::Status;
 use guest_abi::dma::PAGES_MAX;
 use guest_abi::map::RAM_BASE;
 use spin::Mutex;
 
 use crate::guest::{Vcpu, Vm};
+use crate::guest_fault::Missed;
 use crate::{guest_fault, hw, stage2};
 
 /// What the devices of one VM reach.
@@ -227,7 +228,7 @@ pub(crate) fn declare(vm: &Vm, cache: &mut Cache, ipa: Ipa, pages: u64) -> Resul
                 let add = |pa| vm.gmap.dma.add(at, pa, 4096);
                 match guest_fault::with_page(vm, cache, at, Access::WRITE, add) {
                     Ok(Ok(())) => Ok(()),
-                    Err(FaultError::NoSlot | FaultError::Permission) => Err(Refused::NoRam),
+                    Err(Missed::NoRam) => Err(Refused::NoRam),
                     Ok(Err(_)) | Err(_) => Err(Refused::NoMemory),
                 }
             });

@@ -149,10 +149,12 @@ fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
                 (Mapped::NoPage, Some((width, value))) => {
                     device.trace.emulated();
                     let table = msix::table_offset(&slot.function, &slot.placed, &shown, offset);
-                    Then::Answer(Answer::Made(match table {
-                        Some(at) => msix::access(n, at, width, value),
+                    let made = match table {
+                        Some(at) => Some(msix::access(n, at, width, value)),
                         None => make(&region, offset, width, value),
-                    }))
+                    };
+                    // As if the guest had made it: it is the guest's abort.
+                    Then::Answer(made.map_or(Answer::Refused, Answer::Made))
                 }
                 (Mapped::NoPage | Mapped::NoMemory, _) => {
                     note(device, Outcome::Refused, None);
@@ -180,9 +182,8 @@ pub(super) fn poll(
             .filter(|shown| offset + 4 <= shown.len)
             .and_then(|shown| shown.pa.checked_add(offset));
         // A register that is not there says what nothing says: all ones.
-        at.map_or(u32::MAX, |at| {
-            window::read(at, Memory::Device, Width::Word) as u32
-        })
+        at.and_then(|at| window::read(at, Memory::Device, Width::Word))
+            .map_or(u32::MAX, |word| word as u32)
     })
 }
 
@@ -261,8 +262,8 @@ fn map(vm: &Vm, device: &mut Assigned, part: &Region, ipa: Ipa, now: u64) -> Map
     }
 }
 
-/// Makes an access for the guest; returns what it loads.
-fn make(region: &Region, offset: u64, width: Width, store: Option<u64>) -> u64 {
+/// Makes an access for the guest; returns what it loads, `None` if the device does not answer.
+fn make(region: &Region, offset: u64, width: Width, store: Option<u64>) -> Option<u64> {
     let bytes = match width {
         Width::Byte => 1,
         Width::Half => 2,
@@ -276,10 +277,9 @@ fn make(region: &Region, offset: u64, width: Width, store: Option<u64>) -> u64 {
         .filter(|at| at.is_aligned(bytes));
     match (at, store) {
         (Some(at), Some(value)) if whole => {
-            window::write(at, region.memory(), width, value);
-            0
+            window::write(at, region.memory(), width, value).map(|()| 0)
         }
         (Some(at), None) if whole => window::read(at, region.memory(), width),
-        _ => width.mask(),
+        _ => Some(width.mask()),
     }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use devmem::Memory;
 use spin::Mutex;
 
-use crate::{hw, physmap};
+use crate::{guarded, hw, physmap};
 
 static LOCK: Mutex<()> = Mutex::new(());
 
@@ -33,34 +33,14 @@ fn with<T>(pa: Pa, memory: Memory, access: impl FnOnce(u64) -> T) -> Option<T> {
     Some(result)
 }
 
-fn load<T>(at: u64) -> T {
-    // SAFETY: only called by `read`, inside `with`: the page is mapped while it runs, `at` is
-    // aligned to the width, `T` is an integer, and a device's registers are no Rust object.
-    unsafe { core::ptr::read_volatile(at as *const T) }
+/// Loads from a device; `None` if it does not answer. `pa` is a multiple of the width.
+pub(super) fn read(pa: Pa, memory: Memory, width: Width) -> Option<u64> {
+    // SAFETY: the page is mapped while this runs, and a device's registers are no Rust object.
+    with(pa, memory, |at| unsafe { guarded::load(at, width) })?
 }
 
-fn store<T>(at: u64, value: T) {
-    // SAFETY: as for `load`, by `write`; the function belongs to the VM on whose behalf it is.
-    unsafe { core::ptr::write_volatile(at as *mut T, value) }
-}
-
-/// Loads from a device. `pa` is a multiple of the width.
-pub(super) fn read(pa: Pa, memory: Memory, width: Width) -> u64 {
-    with(pa, memory, |at| match width {
-        Width::Byte => u64::from(load::<u8>(at)),
-        Width::Half => u64::from(load::<u16>(at)),
-        Width::Word => u64::from(load::<u32>(at)),
-        Width::Double => load::<u64>(at),
-    })
-    .unwrap_or(width.mask())
-}
-
-/// Stores to a device. `pa` is a multiple of the width.
-pub(super) fn write(pa: Pa, memory: Memory, width: Width, value: u64) {
-    let _ = with(pa, memory, |at| match width {
-        Width::Byte => store(at, value as u8),
-        Width::Half => store(at, value as u16),
-        Width::Word => store(at, value as u32),
-        Width::Double => store(at, value),
-    });
+/// Stores to a device; `None` if it does not answer. `pa` is a multiple of the width.
+pub(super) fn write(pa: Pa, memory: Memory, width: Width, value: u64) -> Option<()> {
+    // SAFETY: as for `read`; the function belongs to the VM on whose behalf it is.
+    with(pa, memory, |at| unsafe { guarded::store(at, width, value) })?
 }

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use api::{GuestFeature, VcpuState};
 use control::backend::{CpuPlan, VcpuCounters};
 use guest_abi::core_call::{
-    CoreCall, Status, VM_NO_PAGE_STATES, VM_NO_PREEMPT_HINT, VM_NO_PV_TIME, VM_NO_STORAGE_KEYS,
+    CoreCall, Status, VM_NO_CORE_NUMBER, VM_NO_PAGE_STATES, VM_NO_PREEMPT_HINT, VM_NO_PV_TIME,
+    VM_NO_STORAGE_KEYS, VM_NO_YIELD_TO,
 };
 use guest_abi::vcpu_info::{VcpuInfo, VcpuPhase};
 
@@ -22,6 +23,8 @@ pub(super) fn flags(plan: &CpuPlan) -> u32 {
                 GuestFeature::PreemptHint => VM_NO_PREEMPT_HINT,
                 GuestFeature::PageStates => VM_NO_PAGE_STATES,
                 GuestFeature::StorageKeys => VM_NO_STORAGE_KEYS,
+                GuestFeature::YieldTo => VM_NO_YIELD_TO,
+                GuestFeature::CoreNumber => VM_NO_CORE_NUMBER,
             }
     })
 }

@@ -99,6 +99,11 @@ impl Its {
         }
     }
 
+    /// Says how many vCPUs the VM has, before anybody uses it.
+    pub const fn set_vcpus(&mut self, vcpus: u32) {
+        [self.vcpus, ..] = vcpus.to_le_bytes();
+    }
+
     /// Makes an LPI of a message: what a write of `event` to `GITS_TRANSLATER` by `device` does.
     ///
     /// What is not mapped is dropped.

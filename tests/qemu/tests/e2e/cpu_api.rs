@@ -10,6 +10,7 @@ use crate::common::{MIB, PATIENCE, Running, appliance, appliance_on, linux};
 on_both_cpus!(
     a_vm_gets_the_share_that_it_is_given_and_no_more_than_its_limit,
     d02_a_running_linux_is_moved_from_core_to_core_and_finds_what_it_may,
+    c10_an_serror_is_for_the_vcpu_that_is_named_and_for_nobody_else,
 );
 
 fn cpu_of(skete: &Running, vm: &str) -> Value {
@@ -143,5 +144,40 @@ fn d02_a_running_linux_is_moved_from_core_to_core_and_finds_what_it_may(cpu: Cpu
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(metrics.contains("skete_vcpu_moves_total{vm=\"moved\",vcpu=\"1\"}"));
     shell.power_off(PATIENCE).expect("ends as it wishes");
+    skete.shut_down();
+}
+
+/// Two Linux guests. One is told that its hardware failed, and panics as a kernel should; the
+/// other goes on, and so does the appliance, which resets the first.
+fn c10_an_serror_is_for_the_vcpu_that_is_named_and_for_nobody_else(cpu: Cpu) {
+    let skete = appliance(cpu);
+    let control = &skete.control;
+    skete.push_linux();
+    let mut shells = ["struck", "spared"].map(|vm| {
+        control.define(vm, 2, 192 * MIB, &linux()).expect("defined");
+        control.start(vm).expect("starts");
+        Shell::wait(control, vm, PATIENCE).expect("boots")
+    });
+    let serror = json!({ "action": "serror", "vcpu": 1, "syndrome": 0x12_3456 });
+    let path = "POST /v1/vms/struck/actions";
+    control.json(path, &serror).expect("is running");
+    let said = control.wait_for_console("struck", "SError Interrupt on CPU1", PATIENCE);
+    let log = said.expect("the kernel takes it");
+    // Without FEAT_RAS there is no register to put a syndrome in.
+    let told = log.contains("code 0x00000000be123456");
+    assert_eq!(told, cpu == Cpu::Max, "{log}");
+    control
+        .wait_for_console("struck", "Kernel panic - not syncing", PATIENCE)
+        .expect("no kernel goes on after that");
+
+    let [_, spared] = &mut shells;
+    let still = spared.run("dmesg | grep -c SError", PATIENCE);
+    assert_eq!(still.expect("goes on"), "0");
+    control
+        .json(path, &json!({ "action": "reset" }))
+        .expect("is reset");
+    let twice = |log: &str| log.matches("skete-guest: ready").count() == 2;
+    let log = control.wait_for_console_that("struck", PATIENCE, twice);
+    log.expect("boots again");
     skete.shut_down();
 }

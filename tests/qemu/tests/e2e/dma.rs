@@ -9,7 +9,7 @@ use qemu::{Appliance, Control, Cpu, Shell};
 use serde_json::json;
 
 use crate::common::{MIB, PATIENCE, Running, appliance_on};
-use crate::devices::{Guest, device, number};
+use crate::devices::{Guest, act, device, number};
 
 on_both_cpus!(
     d2_a_device_reaches_its_vm_s_memory_and_nothing_else,
@@ -18,6 +18,7 @@ on_both_cpus!(
     d2_without_an_smmu_a_device_begins_nothing,
     d2_without_an_smmu_dma_has_to_be_asked_for_by_name,
     root_reaches_nothing_of_a_device_whoever_has_it,
+    c10_what_a_device_does_not_answer_is_an_error_of_who_asked,
     stock_linux_uses_an_nvme_drive_and_resets_it_under_load,
     a_gpu_s_messages_come_by_the_guest_s_its,
 );
@@ -39,6 +40,33 @@ pub(crate) fn machine(cpu: Cpu, smmu: bool, devices: &[&str]) -> Running {
     let words = smmu.iter().chain(devices);
     board.more.extend(words.map(|word| (*word).to_owned()));
     appliance_on(board)
+}
+
+/// `edu` answers no access to a byte: the bus ends it with an external abort. It is the guest's
+/// that made it, and core's own, made for the control port, is not core's end.
+fn c10_what_a_device_does_not_answer_is_an_error_of_who_asked(cpu: Cpu) {
+    const VERSION: u64 = 0x0100_00ed;
+    let skete = machine(cpu, true, &EDU_ARGS);
+    let control = &skete.control;
+    let mut guest = edu(&skete, false);
+    for (command, at) in [("rb", BAR), ("wb", BAR + 4)] {
+        let (esr, far) = guest.fails(&format!("{command} {at:x} 5a"));
+        assert_eq!((esr >> 26, esr & 0x3f, far), (0x25, 0x10, at), "{command}");
+    }
+    assert_eq!(guest.run(&format!("r {BAR:x}")), VERSION, "it goes on");
+    for (offset, bytes, data) in [(1, 1, "ff"), (0, 4, "ed000001"), (2, 2, "ffff")] {
+        let read = json!({ "action": "read", "bar": 0, "offset": offset, "bytes": bytes });
+        let seen = act(control, EDU, &read);
+        assert_eq!(seen["data"].as_str(), Some(data), "{bytes} at {offset}");
+    }
+    // Register 4 keeps the complement of what is stored there: a word is, a byte is not.
+    for (data, kept) in [("78563412", !0x1234_5678_u32), ("00", !0x1234_5678_u32)] {
+        let write = json!({ "action": "write", "bar": 0, "offset": 4, "data": data });
+        act(control, EDU, &write);
+        assert_eq!(guest.run(&format!("r {:x}", BAR + 4)), u64::from(kept));
+    }
+    guest.off();
+    skete.shut_down();
 }
 
 /// Has `edu` copy eight bytes from its own memory to `to`, and waits for the end.

@@ -1,5 +1,6 @@
 //! Many vCPUs, few cores: what guests are told of their turns, and what they get.
 
+use guest_abi::core_call::{VM_NO_CORE_NUMBER, VM_NO_PREEMPT_HINT, VM_NO_PV_TIME, VM_NO_YIELD_TO};
 use qemu::{Appliance, Board, Cpu, Machine, Shell, paths};
 
 use crate::common::{MIB, PATIENCE, Running, appliance_on, linux, logs};
@@ -91,10 +92,18 @@ fn direct(cpu: Cpu, smp: u32, words: &str) -> String {
 
 /// C02 to C08 as a guest sees them, with everything and with some of it withheld.
 fn what_a_guest_is_told_of_its_turns_is_so(cpu: Cpu) {
-    for masked in ["", "flags=2 args=masked=hint", "flags=1 args=masked=time"] {
-        // Root sleeps longer than turns last, so that it ends none.
-        let words = format!("guest=paravirt vcpus=3 mib=64 nap=20000 {masked}");
-        let log = direct(cpu, 1, &words);
+    for (flags, masked) in [
+        (0, "none"),
+        (VM_NO_PREEMPT_HINT, "hint"),
+        (VM_NO_PV_TIME, "time"),
+        (VM_NO_YIELD_TO, "yield"),
+        (VM_NO_CORE_NUMBER, "core"),
+    ] {
+        // All on the second core, whose number is not zero. Root sleeps longer than turns last.
+        let words = format!(
+            "guest=paravirt vcpus=3 mib=64 nap=20000 cores=2 flags={flags} args=core=1,masked={masked}"
+        );
+        let log = direct(cpu, 2, &words);
         assert!(log.contains("SUMMARY passed=9 failed=0"), "{log}");
     }
 }
