@@ -210,11 +210,15 @@ pub enum Status {
     Off = -23,
     /// The function begins transactions, and no SMMU bounds them.
     Unprotected = -24,
+    /// Another VM has a function that this one may reach without the SMMU's knowledge.
+    NotIsolated = -25,
+    /// A BAR of the function cannot have the size that was asked for.
+    NoSuchSize = -26,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Ok,
         Self::NotSupported,
         Self::Invalid,
@@ -233,6 +237,8 @@ impl Status {
         Self::NotReady,
         Self::Off,
         Self::Unprotected,
+        Self::NotIsolated,
+        Self::NoSuchSize,
     ];
 
     /// Returns the status that x0 holds after a call.

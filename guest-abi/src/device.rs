@@ -18,8 +18,12 @@ pub struct DeviceConfig {
     pub flags: u32,
     /// The function's BAR that is BAR 0 of an `nvgrace-gpu`.
     pub registers_bar: u32,
+    /// log2 of the bytes that each BAR is to have, of those that can be resized; 0 leaves it.
+    pub bar_shift: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
 }
-const _: () = assert!(size_of::<DeviceConfig>() == 16);
+const _: () = assert!(size_of::<DeviceConfig>() == 24);
 
 /// No function ([`DeviceConfig::memory`]).
 pub const NO_FUNCTION: u16 = 0xffff;
@@ -125,6 +129,8 @@ pub struct DeviceInfo {
     pub dma_bytes: u64,
     /// Groups of sixteen pages, 64 KiB, that faults have mapped.
     pub mapped_64k: u64,
+    /// Sizes that each BAR can have, if it can be resized: bit n stands for 2^n bytes.
+    pub bar_sizes: [u64; 6],
 }
 const _: () = assert!(size_of::<DeviceInfo>() <= 4096);
 
@@ -139,6 +145,7 @@ mod tests {
         assert_eq!(offset_of!(DeviceConfig, profile), 4);
         assert_eq!(offset_of!(DeviceConfig, flags), 8);
         assert_eq!(offset_of!(DeviceConfig, registers_bar), 12);
+        assert_eq!(offset_of!(DeviceConfig, bar_shift), 16);
         assert_eq!(offset_of!(DeviceInfo, vm), 16);
         assert_eq!(offset_of!(DeviceInfo, bar_bytes), 24);
         assert_eq!(offset_of!(DeviceInfo, profile), 72);
@@ -155,5 +162,6 @@ mod tests {
         assert_eq!(offset_of!(DeviceInfo, dma_fault_at), 976);
         assert_eq!(offset_of!(DeviceInfo, dma_bytes), 984);
         assert_eq!(offset_of!(DeviceInfo, mapped_64k), 992);
+        assert_eq!(offset_of!(DeviceInfo, bar_sizes), 1000);
     }
 }

@@ -41,6 +41,19 @@ pub struct DeviceSpec {
     /// Only for `nvgrace-gpu`: the BAR with its registers.
     #[serde(default)]
     pub registers_bar: u32,
+    /// Sizes for BARs that can be resized; others, and those not named, keep theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bar_sizes: Vec<BarSize>,
+}
+
+/// How large a BAR is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BarSize {
+    /// The BAR.
+    pub bar: u32,
+    /// One of the sizes in `bar_sizes` of the device.
+    pub bytes: u64,
 }
 
 /// Who has a device.
@@ -94,6 +107,9 @@ pub struct Device {
     pub class: String,
     /// Bytes of each BAR; 0 for none.
     pub bar_bytes: Vec<u64>,
+    /// For each BAR the sizes, in bytes, that it can have; none for one that cannot be resized.
+    #[serde(default)]
+    pub bar_sizes: Vec<Vec<u64>>,
     /// Who has it.
     pub state: DeviceState,
     /// The VM that has it.

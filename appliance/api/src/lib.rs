@@ -32,8 +32,8 @@ pub const OPENAPI_JSON: &str = include_str!("../openapi.json");
 
 pub use cpu_features::CpuFeatures;
 pub use device::{
-    Device, DeviceAction, DeviceData, DeviceFaults, DeviceList, DeviceProfile, DeviceRequest,
-    DeviceSpec, DeviceState,
+    BarSize, Device, DeviceAction, DeviceData, DeviceFaults, DeviceList, DeviceProfile,
+    DeviceRequest, DeviceSpec, DeviceState,
 };
 pub use event::{Event, EventType};
 pub use host::{Cpu, Machine, ServerInfo};

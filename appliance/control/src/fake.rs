@@ -452,6 +452,7 @@ impl FakeBackend {
             id: "1b36:0010".into(),
             class: "010802".into(),
             bar_bytes: Vec::from([0x4000, 0, 4 << 20, 0, 0, 0]),
+            bar_sizes: Vec::new(),
             state: DeviceState::Free,
             vm: None,
             guest_slot: 1,

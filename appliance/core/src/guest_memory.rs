@@ -140,7 +140,10 @@ fn answer(vcpu: &mut Vcpu, call: GuestMemoryCall) -> Answer {
         GuestMemoryCall::PageState { op, ipa, pages } => page_state(vcpu, op, ipa, pages),
         GuestMemoryCall::Drain => Ok([drain(vcpu), 0]),
         GuestMemoryCall::Declare { ipa, pages } => reach(vcpu, declare, ipa, pages),
-        GuestMemoryCall::Undeclare { ipa, pages } => reach(vcpu, undeclare, ipa, pages),
+        GuestMemoryCall::Undeclare { ipa, pages } => {
+            let undeclare: Reach = |vm, _, ipa, pages| undeclare(vm, ipa, pages);
+            reach(vcpu, undeclare, ipa, pages)
+        }
         GuestMemoryCall::KeyGet { ipa } => at(ipa).and_then(|ipa| {
             let key = keyed::attempt(vcpu.vm(), &mut vcpu.tables, |gmap, machine, _| {
                 gmap.key(machine, ipa)

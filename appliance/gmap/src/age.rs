@@ -28,7 +28,7 @@ impl Gmap {
         budget: Budget,
         mut report: impl FnMut(Ipa, u64),
     ) -> Option<Ipa> {
-        let make_old = |leaf: Leaf| {
+        let make_old = |_, _, leaf: Leaf| {
             if leaf.pinned() { leaf } else { leaf.with_old() }
         };
         self.sweep(machine, start, end, budget, make_old, |ipa, level, old| {
@@ -78,7 +78,8 @@ impl Gmap {
     /// Reports every leaf of `start..end` that was written or is new since this was last
     /// asked, and makes it clean. What the host finds dirty is not affected.
     ///
-    /// A pinned page is always reported and stays dirty. Returns the address to go on from.
+    /// A pinned page is always reported and stays dirty; so is one that a device may reach,
+    /// which writes to it without anybody's knowledge. Returns the address to go on from.
     pub fn sync_dirty<M: Machine>(
         &self,
         machine: &M,
@@ -87,19 +88,21 @@ impl Gmap {
         budget: Budget,
         mut report: impl FnMut(Ipa, u64),
     ) -> Option<Ipa> {
-        let log = |leaf: Leaf| match leaf.soft_dirty() && !leaf.pinned() {
+        let stays = |ipa, level, leaf: Leaf| leaf.pinned() || machine.holds(ipa, level);
+        let log = |ipa, level, leaf: Leaf| match leaf.soft_dirty() && !stays(ipa, level, leaf) {
             true => leaf.with_logged(),
             false => leaf,
         };
         self.sweep(machine, start, end, budget, log, |ipa, level, old| {
-            if old.soft_dirty() || old.pinned() {
+            if old.soft_dirty() || stays(ipa, level, old) {
                 report(ipa, level.span());
             }
         })
     }
 
     /// Reports every leaf of `start..end` that was written since its frame was zeroed or the
-    /// host last asked, and makes it clean. The migration log is not affected.
+    /// host last asked, and makes it clean. The migration log is not affected. Pinned pages, and
+    /// those that a device may reach, are as for [`Self::sync_dirty`].
     pub fn sync_host_dirty<M: Machine>(
         &self,
         machine: &M,
@@ -108,12 +111,13 @@ impl Gmap {
         budget: Budget,
         mut report: impl FnMut(Ipa, u64),
     ) -> Option<Ipa> {
-        let clean = |leaf: Leaf| match leaf.host_dirty() && !leaf.pinned() {
+        let stays = |ipa, level, leaf: Leaf| leaf.pinned() || machine.holds(ipa, level);
+        let clean = |ipa, level, leaf: Leaf| match leaf.host_dirty() && !stays(ipa, level, leaf) {
             true => leaf.with_host_clean(),
             false => leaf,
         };
         self.sweep(machine, start, end, budget, clean, |ipa, level, old| {
-            if old.host_dirty() || old.pinned() {
+            if old.host_dirty() || stays(ipa, level, old) {
                 report(ipa, level.span());
             }
         })
@@ -126,6 +130,18 @@ impl Gmap {
     pub fn pin(&self, machine: &impl Machine, ipa: Ipa) -> bool {
         self.note(machine, ipa, |leaf| {
             leaf.with_young().with_dirty().with_pin()
+        })
+    }
+
+    /// Notes that a device wrote to the page at `ipa`, or may have: both who ask for what is
+    /// dirty find it. It takes no memory. Returns whether there is a page.
+    pub fn mark_written(&self, machine: &impl Machine, ipa: Ipa) -> bool {
+        self.note(machine, ipa, |leaf| {
+            if leaf.special() {
+                leaf
+            } else {
+                leaf.with_dirty()
+            }
         })
     }
 
@@ -162,13 +178,17 @@ impl Gmap {
         start: u64,
         end: u64,
         budget: Budget,
-        f: impl Fn(Leaf) -> Leaf,
+        f: impl Fn(Ipa, Level, Leaf) -> Leaf,
         mut seen: impl FnMut(Ipa, Level, Leaf),
     ) -> Option<Ipa> {
         let mut flush = Flush::new(self.vmid);
         let visit = |machine: &M, ipa: Ipa, place: &mut Place| {
             let base = ipa.align_down(place.level.span());
-            let only_ram = |leaf: Leaf| if leaf.special() { leaf } else { f(leaf) };
+            let level = place.level;
+            let only_ram = |leaf: Leaf| match leaf.special() {
+                true => leaf,
+                false => f(base, level, leaf),
+            };
             let old = self.alter(machine, base, place, &mut flush, only_ram);
             if let Some(leaf) = old.filter(|leaf| !leaf.special()) {
                 seen(base, place.level, leaf);

@@ -13,7 +13,9 @@ use crate::space::{Gmap, address};
 use arch::{Ipa, Pa};
 
 /// Bytes of a group of pages.
-pub const CONTIGUOUS_BYTES: u64 = 16 * 4096;
+pub const CONTIGUOUS_BYTES: u64 = CONTIGUOUS_PAGES * 4096;
+/// Pages of a group.
+pub(crate) const CONTIGUOUS_PAGES: u64 = 16;
 
 /// Whether a mapping may have the hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

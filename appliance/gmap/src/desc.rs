@@ -298,6 +298,12 @@ impl Leaf {
         Self(self.0 | CONTIGUOUS)
     }
 
+    /// Returns the leaf of the same kind that leads to what lies behind it.
+    #[must_use]
+    pub(crate) const fn after(self, level: Level) -> Self {
+        Self(self.0.wrapping_add(level.span()))
+    }
+
     /// Makes it stand for itself.
     #[must_use]
     pub const fn with_separate(self) -> Self {

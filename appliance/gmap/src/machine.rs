@@ -136,7 +136,8 @@ pub trait Machine {
     }
 
     /// Returns whether a device may reach a page of the leaf of `level` at `ipa` by itself, so
-    /// that its frame has to stay. Asked under the VM's lock, held exclusively.
+    /// that its frame has to stay, and is written without anybody's knowledge. Asked under the
+    /// VM's lock: by who takes frames, held exclusively; by the dirty logs, held shared.
     fn holds(&self, ipa: Ipa, level: Level) -> bool {
         let _ = (ipa, level);
         false

@@ -3,7 +3,7 @@
 //! Such leaves are *special*: the frames are somebody else's, so they are neither scrubbed
 //! nor freed here, never counted as resident, and never dirty for the host.
 
-use crate::contiguous::Hint;
+use crate::contiguous::{CONTIGUOUS_PAGES, Hint};
 use crate::desc::{Attr, Descriptor, Entry, Leaf, Perm};
 use crate::level::Level;
 use crate::machine::Machine;
@@ -69,19 +69,21 @@ impl Gmap {
             };
             let level = largest(at, to, bytes.saturating_sub(done));
             let leaf = Leaf::new(to, level, attr, perm, self.features.fwb).with_special();
-            let leaf = if level == Level::L3 && hint.fits(ipa, pa, done, bytes) {
-                leaf.with_contiguous()
+            let grouped = level == Level::L3 && hint.fits(ipa, pa, done, bytes);
+            // A group lies in one table: `at` is where it begins, as all before it is done.
+            let (leaf, pages) = if grouped {
+                (leaf.with_contiguous(), CONTIGUOUS_PAGES)
             } else {
-                leaf
+                (leaf, 1)
             };
-            if let Err(error) = self.install(machine, at, leaf, level) {
-                if done > 0 {
-                    let (start, end) = (ipa.raw(), at.raw());
-                    self.clear(machine, start, end, Budget::UNBOUNDED, Descriptor::HOLE);
-                }
+            if let Err(error) = self.install(machine, at, leaf, level, pages) {
+                // Of a group that did not get whole, the first pages may be there.
+                let reached = at.raw().saturating_add(level.span().saturating_mul(pages));
+                let hole = Descriptor::HOLE;
+                self.clear(machine, ipa.raw(), reached, Budget::UNBOUNDED, hole);
                 return Err(error);
             }
-            done = done.saturating_add(level.span());
+            done = done.saturating_add(level.span().saturating_mul(pages));
         }
         Ok(())
     }
@@ -122,23 +124,34 @@ impl Gmap {
         Ok((reached < end).then(|| address(reached)))
     }
 
-    /// Links a special leaf at `ipa`, in a hole, with the tables on the way.
+    /// Links `pages` special leaves in a row from `ipa`, in holes, with the tables on the way.
+    /// More than one are pages of one table.
     fn install(
         &self,
         machine: &mut impl Machine,
         ipa: Ipa,
         leaf: Leaf,
         level: Level,
+        pages: u64,
     ) -> Result<(), Error> {
         let need = self.tables_missing(machine, ipa, level)?;
         with_cache(machine, |machine, cache| {
             cache.topup(machine, need)?;
             let flags = Flags::ALLOC | Flags::IGN_HOLES;
             let mut place = self.walk(machine, cache, ipa, level, flags)?;
-            if !matches!(place.entry(), Entry::Hole(_)) || !place.swap(machine, leaf.descriptor()) {
-                return Err(Error::Occupied { at: ipa });
+            let mut leaf = leaf;
+            for n in 0..pages {
+                if n > 0 {
+                    place.index = place.index.saturating_add(1);
+                    place.reread(machine);
+                    leaf = leaf.after(level);
+                }
+                let hole = matches!(place.entry(), Entry::Hole(_));
+                if !hole || !place.swap(machine, leaf.descriptor()) {
+                    return Err(Error::Occupied { at: ipa });
+                }
             }
-            self.counters.leaves(leaf, level, 1);
+            self.counters.leaves(leaf, level, pages);
             Ok(())
         })
     }
@@ -170,15 +183,26 @@ impl Gmap {
     ) -> Result<(), Error> {
         let mut at = ipa.raw();
         while at < end {
-            let place = self.place(machine, address(at));
-            if !matches!(place.entry(), Entry::Hole(_)) {
-                return Err(Error::Occupied { at: address(at) });
+            let mut place = self.place(machine, address(at));
+            loop {
+                if !matches!(place.entry(), Entry::Hole(_)) {
+                    return Err(Error::Occupied { at: address(at) });
+                }
+                at = next(at, place.level);
+                // The rest of a table of pages needs no walk of its own.
+                if place.level != Level::L3 || place.index >= LAST || at >= end {
+                    break;
+                }
+                place.index = place.index.saturating_add(1);
+                place.reread(machine);
             }
-            at = next(at, place.level);
         }
         Ok(())
     }
 }
+
+/// The last entry of a table.
+const LAST: usize = 511;
 
 /// Returns the level of the largest leaf that may begin at `ipa`, map `pa` and fit.
 fn largest(ipa: Ipa, pa: Pa, bytes: u64) -> Level {

@@ -171,6 +171,11 @@ impl Device {
         self.quiet_until_ms = self.quiet_until_ms.max(quiet_until_ms);
     }
 
+    /// It is left alone until then, since its reset ended later than was known.
+    pub fn rest(&mut self, until_ms: u64) {
+        self.quiet_until_ms = self.quiet_until_ms.max(until_ms);
+    }
+
     /// A reset happened that nobody announced. Its mappings have to go: [`Device::begin`].
     fn was_reset(&mut self) {
         self.generation = self.generation.wrapping_add(1);

@@ -99,9 +99,13 @@ pub const fn table_entry_bytes(baser: u64) -> u64 {
 /// Page sizes of a `GITS_BASER`, by their code.
 pub const PAGE_BYTES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
 
-/// The value that gives a table its memory: one page of [`PAGE_BYTES`] at `pa`.
-pub const fn table(pa: u64, page_code: u8) -> u64 {
-    VALID | CACHED_ITS | pa | (page_code as u64) << 8
+/// Most pages of a table.
+pub const PAGES_MAX: u64 = 256;
+
+/// The value that gives a table its memory: `pages` pages of [`PAGE_BYTES`] at `pa`, 1 to
+/// [`PAGES_MAX`] of them.
+pub const fn table(pa: u64, page_code: u8, pages: u64) -> u64 {
+    VALID | CACHED_ITS | pa | (page_code as u64) << 8 | pages.wrapping_sub(1) & 0xff
 }
 
 /// Reads the page size that a `GITS_BASER` took, by its code.
@@ -169,7 +173,8 @@ mod tests {
         assert_eq!(Table::of(0x0407_0000_0000_0000), Table::Collections);
         assert_eq!(Table::of(0x0207_0000_0000_0000), Table::Other);
         assert_eq!(table_entry_bytes(0x0107_0000_0000_0000), 8);
-        assert_eq!(table(0x4_0000, 2), 0xb800_0000_0004_0600);
+        assert_eq!(table(0x4_0000, 2, 1), 0xb800_0000_0004_0600);
+        assert_eq!(table(0x4_0000, 0, 16), 0xb800_0000_0004_040f);
         assert_eq!(
             (page_code(0x000), page_code(0x100), page_code(0x200)),
             (0, 1, 2)

@@ -5,6 +5,9 @@ use crate::config::{Config, command, offset};
 /// BARs of a header of type 0.
 pub const BARS: usize = 6;
 
+/// BARs of a header of type 1.
+pub const BRIDGE_BARS: usize = 2;
+
 /// What a BAR is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -38,6 +41,15 @@ impl Bar {
         }
     }
 
+    /// Writes an address into its register at `at`, and into the next if it has two.
+    pub(crate) fn place(self, config: &mut impl Config, at: u16, address: u64) {
+        let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
+        config.write(at, u32::from_le_bytes([a, b, c, d]));
+        if self.kind == Kind::Memory64 {
+            config.write(at.wrapping_add(4), u32::from_le_bytes([e, f, g, h]));
+        }
+    }
+
     /// Returns the bits of the low and the high register that an address can have.
     pub const fn address_mask(self) -> (u32, u32) {
         let [a, b, c, d, e, f, g, h] = (!self.size.wrapping_sub(1)).to_le_bytes();
@@ -59,14 +71,19 @@ pub(crate) fn register(n: usize) -> u16 {
 /// Finds out what each BAR decodes. The function decodes nothing meanwhile, and all registers
 /// are afterwards as they were.
 pub fn size_bars(config: &mut impl Config) -> [Option<Bar>; BARS] {
+    size_some(config, BARS)
+}
+
+/// Does so for the first `count` registers.
+pub(crate) fn size_some(config: &mut impl Config, count: usize) -> [Option<Bar>; BARS] {
     let [low, high, ..] = config.read(offset::COMMAND).to_le_bytes();
     let before = u16::from_le_bytes([low, high]);
     let decode = command::IO | command::MEMORY;
     config.write_low(offset::COMMAND, before & !decode);
     let mut bars = [None; BARS];
     let mut n = 0;
-    while n < BARS {
-        let (bar, registers) = size_one(config, n);
+    while n < count {
+        let (bar, registers) = size_one(config, n, count);
         if let Some(place) = bars.get_mut(n) {
             *place = bar;
         }
@@ -77,7 +94,7 @@ pub fn size_bars(config: &mut impl Config) -> [Option<Bar>; BARS] {
 }
 
 /// Sizes BAR `n`; returns how many registers it takes.
-fn size_one(config: &mut impl Config, n: usize) -> (Option<Bar>, usize) {
+fn size_one(config: &mut impl Config, n: usize, count: usize) -> (Option<Bar>, usize) {
     let at = register(n);
     let low = probe(config, at);
     if low & 1 != 0 {
@@ -89,7 +106,7 @@ fn size_one(config: &mut impl Config, n: usize) -> (Option<Bar>, usize) {
     let prefetchable = low & 0b1000 != 0;
     let wide = low >> 1 & 0b11 == 0b10;
     let mask = u64::from(low & !0xf);
-    if !wide || n.saturating_add(1) >= BARS {
+    if !wide || n.saturating_add(1) >= count {
         let size = mask & mask.wrapping_neg();
         return (bar(Kind::Memory32, size, prefetchable), 1);
     }

@@ -10,13 +10,52 @@ const EXTENDED_MAX: usize = 480;
 const POWER: u8 = 0x01;
 const EXPRESS: u8 = 0x10;
 const MSI_X: u8 = 0x11;
+const ACCESS_CONTROL: u16 = 0x000d;
 const DVSEC: u16 = 0x0023;
+
+/// What a function is in PCI Express (PCIe 7.5.3.2, Device/Port Type).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// A function at the end of a link.
+    Endpoint,
+    /// A function that is part of the root complex: no link leads to it.
+    Integrated,
+    /// The way from the root complex to a link.
+    Root,
+    /// A switch's way up.
+    Upstream,
+    /// A switch's way down.
+    Downstream,
+    /// A bridge to conventional PCI, or anything else.
+    Other,
+}
+
+impl Port {
+    /// Bits 7:4 of the capability's register, where that is in its first word.
+    pub(crate) const KIND: u32 = 0xf << 20;
+    /// Those bits for a part of the root complex.
+    pub(crate) const INTEGRATED: u32 = 0b1001 << 20;
+
+    /// Reads the capability's first word.
+    pub(crate) const fn of(head: u32) -> Self {
+        match head >> 20 & 0xf {
+            0b0000 | 0b0001 => Self::Endpoint,
+            0b0100 => Self::Root,
+            0b0101 => Self::Upstream,
+            0b0110 => Self::Downstream,
+            0b1001 => Self::Integrated,
+            _ => Self::Other,
+        }
+    }
+}
 
 /// PCI Express capability (PCIe 7.5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Express {
     /// Where.
     pub offset: u16,
+    /// What it is.
+    pub port: Port,
     /// The function can be reset alone (Device Capabilities, bit 28).
     pub flr: bool,
 }
@@ -24,6 +63,8 @@ pub struct Express {
 impl Express {
     /// Offset of Device Control in the capability.
     pub const DEVICE_CONTROL: u16 = 8;
+    /// Bit of Device Capabilities that says that there is a function-level reset.
+    pub(crate) const FLR: u32 = 1 << 28;
     /// Bit of Device Control that starts a function-level reset.
     pub const INITIATE_FLR: u16 = 1 << 15;
 }
@@ -89,7 +130,8 @@ impl Capabilities {
                     let capabilities = config.read(at.wrapping_add(4));
                     found.express = Some(Express {
                         offset: at,
-                        flr: capabilities >> 28 & 1 != 0,
+                        port: Port::of(head),
+                        flr: capabilities & Express::FLR != 0,
                     });
                 }
                 MSI_X if found.msi_x.is_none() => found.msi_x = msi_x(config, at, head),
@@ -148,6 +190,23 @@ pub fn walk_extended<C: Config, T>(
         }
     }
     None
+}
+
+/// Has a port check what comes from behind it and send it up (Access Control Services, PCIe
+/// 6.12): requests under a wrong name are refused, and what is meant for a neighbour goes by
+/// way of the root complex, where the SMMU is. Returns whether it does.
+pub(crate) fn access_control(config: &mut impl Config) -> bool {
+    // Source validation; redirection of requests and of completions; upstream forwarding.
+    const WANTED: u32 = 0b1_1101;
+    let at = walk_extended(config, |_, kind, at| {
+        (kind == ACCESS_CONTROL).then_some(at.wrapping_add(4))
+    });
+    let Some(at) = at.filter(|at| *at < 4096) else {
+        return false;
+    };
+    let able = config.read(at) & WANTED;
+    config.write(at, able << 16);
+    config.read(at) >> 16 & WANTED == WANTED
 }
 
 /// Returns 16 bits at `offset` of the vendor's own capability `id` (DVSEC, PCIe 7.9.6).

@@ -6,7 +6,7 @@
 //! ([`Emulated::apply`]).
 
 use crate::bar::BARS;
-use crate::capability::{Express, MsiX};
+use crate::capability::{Express, MsiX, Port};
 use crate::config::{Config, command, offset};
 use crate::function::Function;
 
@@ -92,6 +92,13 @@ impl Emulated {
                     0
                 };
             }
+            // Whether its owner can reset it, which need not be by the function itself.
+            let [_, capabilities, ..] = &mut express;
+            *capabilities &= !Express::FLR;
+            *capabilities |= if found.flr { Express::FLR } else { 0 };
+            if found.port == Port::Endpoint {
+                integrate(&mut express);
+            }
         }
         Self {
             id: config.read(offset::ID),
@@ -108,6 +115,16 @@ impl Emulated {
             device_control: 0,
             power: Power::D0,
             msi_x_control: 0,
+        }
+    }
+
+    /// Takes interrupts away that the guest cannot have: by wire, by message.
+    pub fn limit(&mut self, pin: bool, msi_x: bool) {
+        if !pin {
+            self.pin = 0;
+        }
+        if !msi_x {
+            self.msi_x = None;
         }
     }
 
@@ -361,6 +378,19 @@ impl Emulated {
         self.device_control = 0;
         self.power = Power::D0;
         self.msi_x_control = 0;
+    }
+}
+
+/// Makes an endpoint part of the root complex: on the guest's bus 0 no link leads to it. Words
+/// of the Express capability; those of links are not there then (PCIe 7.5.3).
+fn integrate(express: &mut [u32; EXPRESS_WORDS]) {
+    const LINK: [usize; 4] = [0xc / 4, 0x10 / 4, 0x2c / 4, 0x30 / 4];
+    let [first, ..] = express;
+    *first = *first & !Port::KIND | Port::INTEGRATED;
+    for n in LINK {
+        if let Some(word) = express.get_mut(n) {
+            *word = 0;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::bar::{BARS, Bar, Kind, register, size_bars};
 use crate::capability::{Capabilities, Express, dvsec_word};
 use crate::config::{Config, command, offset};
+use crate::resizable::{self, Resizable};
 
 /// What a function is. Read once, when it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Function {
     pub bars: [Option<Bar>; BARS],
     /// Capabilities.
     pub capabilities: Capabilities,
+    /// Which BARs can have which sizes.
+    pub resizable: [Option<Resizable>; BARS],
 }
 
 impl Function {
@@ -39,6 +42,7 @@ impl Function {
             pin: if pin <= 4 { pin } else { 0 },
             bars: size_bars(config),
             capabilities: Capabilities::find(config),
+            resizable: resizable::find(config),
         })
     }
 
@@ -50,14 +54,32 @@ impl Function {
 
     /// Gives BAR `n` its address. Memory must be off.
     pub fn place(&self, config: &mut impl Config, n: usize, address: u64) {
-        let Some(bar) = self.bars.get(n).copied().flatten() else {
-            return;
+        if let Some(bar) = self.bars.get(n).copied().flatten() {
+            bar.place(config, register(n), address);
+        }
+    }
+
+    /// Gives BAR `n` another size, while memory is off; false, and nothing changed, if it cannot
+    /// have that.
+    pub fn resize(&mut self, config: &mut impl Config, n: usize, bytes: u64) -> bool {
+        let resizable = self.resizable.get(n).copied().flatten();
+        let (Some(Some(bar)), Some(resizable)) = (self.bars.get_mut(n), resizable) else {
+            return false;
         };
-        let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
-        config.write(register(n), u32::from_le_bytes([a, b, c, d]));
-        if bar.kind == Kind::Memory64 {
-            let next = n.saturating_add(1);
-            config.write(register(next), u32::from_le_bytes([e, f, g, h]));
+        let wide = bar.kind == Kind::Memory64 || bytes >> 32 == 0;
+        let done = wide && bar.kind != Kind::Io && resizable.set(config, bytes);
+        if done {
+            bar.size = bytes;
+        }
+        done
+    }
+
+    /// Gives BARs the sizes again that a reset took from them.
+    pub fn restore_sizes(&self, config: &mut impl Config) {
+        for (bar, resizable) in self.bars.iter().zip(&self.resizable) {
+            if let (Some(bar), Some(resizable)) = (bar, resizable) {
+                resizable.set(config, bar.size);
+            }
         }
     }
 

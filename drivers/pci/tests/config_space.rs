@@ -218,6 +218,26 @@ fn fresh(msi_x: bool, pin: bool) -> (Emulated, Hardware) {
     (emulated, expected(msi_x, pin))
 }
 
+#[test]
+fn an_endpoint_behind_a_port_is_part_of_the_guest_s_root_complex() {
+    let mut hardware = Hardware::new();
+    hardware.set(0x60, 0x0002_a010, 0);
+    for at in [0x6c, 0x70, 0x8c, 0x90] {
+        hardware.set(at, 0x1234_5678, 0);
+    }
+    let function = Function::probe(&mut hardware).expect("is there");
+    assert_eq!(
+        function.capabilities.express.map(|e| e.port),
+        Some(pci::Port::Endpoint)
+    );
+    let emulated = Emulated::new(&mut hardware, &function, false, true);
+    assert_eq!(emulated.read(0x60, 4), 0x0092_a010);
+    assert_eq!(emulated.read(0x64, 4), 0x1000_8022);
+    for at in [0x6c, 0x70, 0x8c, 0x90] {
+        assert_eq!(emulated.read(at, 4), 0, "link register {at:#x}");
+    }
+}
+
 fn check(emulated: &Emulated, view: &Hardware) {
     for at in 0..4096_u16 {
         assert_eq!(

@@ -8,6 +8,7 @@
 mod command;
 mod event;
 mod features;
+mod limit;
 mod queue;
 pub mod register;
 mod stream;
@@ -15,5 +16,6 @@ mod stream;
 pub use command::Command;
 pub use event::{Event, Kind};
 pub use features::{Features, Unfit};
+pub use limit::Limit;
 pub use queue::Ring;
 pub use stream::{STE_WORDS, Stage2, Ste};

@@ -47,7 +47,12 @@ impl Order {
         {
             mem::write64(at, word);
         }
-        let [slot, _] = calls::call(CoreCall::DeviceAssign, [vm, block.pa, 0, 0])?;
+        let [slot, _] = loop {
+            match calls::call(CoreCall::DeviceAssign, [vm, block.pa, 0, 0]) {
+                Err(Status::Again) => {}
+                other => break other?,
+            }
+        };
         println!(
             "DIRECT device {:#x} is the guest's device {slot}",
             self.function
@@ -68,7 +73,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(order: Order, resets: u64) -> Self {
         let index =
-            (0..16).find(|n| matches!(info(*n), Ok((function, _)) if function == order.function));
+            (0..32).find(|n| matches!(info(*n), Ok((function, _)) if function == order.function));
         Self {
             order,
             index: index.unwrap_or(0),

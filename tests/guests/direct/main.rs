@@ -7,7 +7,7 @@
 //! (`guest_abi::core_call::VM_FLAGS`, 0), `nap=` how many microseconds it sleeps while nothing is to be done (200), `args=` the guest's own boot
 //! arguments with commas for spaces, `device=F[:P[:M:B]]` a PCI function for VM 0 (all hexadecimal:
 //! requester ID, profile, and for profile 2 the function that is its memory and the BAR with its
-//! registers), `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `cores=`
+//! registers), `probe=` physical addresses that root tries to reach before, while and after a VM has its device, `resets=` how often that is reset while the VM runs, `pin=1` moves vCPU 0 of each from core to core all the time, `cores=`
 //! the cores that all vCPUs may run on, bit by bit (0: any), `serror=N` makes N SErrors pending in vCPU 0 of each, one after the other. A line of the guest in VM n begins with `vm<n>| `.
 #![no_std]
 #![no_main]
@@ -19,6 +19,7 @@ mod console;
 mod device;
 mod heap;
 mod pin;
+mod probe;
 mod tree;
 mod vm;
 
@@ -45,6 +46,7 @@ struct Orders {
     pin: bool,
     cores: u64,
     serrors: u64,
+    probe: [Option<u64>; 8],
 }
 
 fn main() -> ! {
@@ -82,11 +84,13 @@ fn main() -> ! {
         pin,
         cores: number("cores", 0),
         serrors: number("serror", 0),
+        probe: probe::read(word("probe").unwrap_or("")),
     };
     gic::init_distributor();
     gic::init_cpu();
     gic::set_bit(gic::ISENABLER, Timer::Virtual.intid());
     let before = calls::host_info();
+    probe::all(&orders.probe, "before");
     for round in 1..=orders.repeat {
         run_once(&orders);
         let after = calls::host_info();
@@ -94,6 +98,7 @@ fn main() -> ! {
             "DIRECT round {round} done, free_bytes {:#x} then {:#x}",
             before.free_bytes, after.free_bytes
         );
+        probe::all(&orders.probe, "after");
     }
     println!("DIRECT done");
     psci::system_off()
@@ -107,6 +112,7 @@ fn run_once(orders: &Orders) {
             Err((what, status)) => println!("DIRECT vm{n}: {what}: {status:?}"),
         }
     }
+    probe::all(&orders.probe, "while");
     let mut watch = orders
         .device
         .map(|order| device::Watch::new(order, orders.resets));

@@ -93,6 +93,11 @@ impl Appliance {
         Ok(())
     }
 
+    /// QEMU's own control port.
+    pub fn qmp(&mut self) -> &mut crate::Qmp {
+        self.machine.qmp()
+    }
+
     /// What core and root have said.
     pub fn serial(&self) -> &crate::Serial {
         self.machine.serial()

@@ -63,7 +63,7 @@ const KEYS: [(&str, &str, Option<u64>); 59] = [
     ("mem_age_gib_2m_tlbi", "ops", None),
     ("dev_fault_1g", "insns", Some(4_000)),
     ("dev_fault_2m", "insns", Some(5_000)),
-    ("dev_fault_64k", "insns", Some(20_000)),
+    ("dev_fault_64k", "insns", Some(4_000)),
     ("dev_fault_4k", "insns", Some(5_000)),
     ("dev_faults_per_gib", "faults", Some(2)),
     ("dev_zap_gib_1g", "insns", Some(10_000)),

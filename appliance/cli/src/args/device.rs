@@ -1,7 +1,7 @@
 //! The command line of `skete device`, and `--device` of `skete vm create`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use skete_client::api::{DeviceProfile, DeviceSpec};
+use skete_client::api::{BarSize, DeviceProfile, DeviceSpec};
 use skete_client::size;
 
 use super::{address, name};
@@ -87,6 +87,9 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(..6))]
     pub(crate) registers_bar: u32,
+    /// Give a BAR that can be resized another size, as 2=16G; `device show` lists them.
+    #[arg(long, value_name = "N=SIZE", value_parser = bar_size)]
+    pub(crate) bar_size: Vec<BarSize>,
     /// Let it do DMA although no SMMU bounds it: it can then reach all of the machine's memory.
     #[arg(long)]
     pub(crate) unsafe_dma: bool,
@@ -106,6 +109,7 @@ impl AttachArgs {
             declared_dma: self.declared_dma,
             memory: self.memory,
             registers_bar: self.registers_bar,
+            bar_sizes: self.bar_size,
         }
     }
 }
@@ -143,6 +147,17 @@ impl From<Profile> for DeviceProfile {
             Profile::NvgraceGpu => Self::NvgraceGpu,
         }
     }
+}
+
+/// Reads a BAR and its size, as `2=16G`.
+fn bar_size(text: &str) -> Result<BarSize, String> {
+    let parts = text.split_once('=');
+    let (bar, bytes) = parts.ok_or("a BAR and its size are written as 2=16G")?;
+    let bar = bar.parse().ok().filter(|bar| *bar < 6);
+    Ok(BarSize {
+        bar: bar.ok_or("a BAR is 0 to 5")?,
+        bytes: size::parse(bytes)?,
+    })
 }
 
 /// Bytes, as they were written on the command line.
@@ -196,12 +211,13 @@ pub(crate) fn device(text: &str) -> Result<DeviceSpec, String> {
                 let bar = value.parse().ok().filter(|bar| *bar < 6);
                 spec.registers_bar = bar.ok_or("registers-bar is 0 to 5")?;
             }
+            ("bar-size", value) => spec.bar_sizes.push(bar_size(&value.replacen(':', "=", 1))?),
             ("unsafe-dma", "") => spec.unsafe_dma = true,
             ("declared-dma", "") => spec.declared_dma = true,
             _ => {
                 return Err(format!(
-                    "'{part}' is none of profile=KIND, memory=PCI, registers-bar=N, unsafe-dma, \
-                     declared-dma"
+                    "'{part}' is none of profile=KIND, memory=PCI, registers-bar=N, \
+                     bar-size=N:SIZE, unsafe-dma, declared-dma"
                 ));
             }
         }
@@ -243,7 +259,12 @@ mod tests {
                 .expect("can be read")
                 .unsafe_dma
         );
+        let spec = device("00:02.0,bar-size=2:16G,bar-size=4:1M").expect("can be read");
+        let sizes: Vec<_> = spec.bar_sizes.iter().map(|s| (s.bar, s.bytes)).collect();
+        assert_eq!(sizes, [(2, 16 << 30), (4, 1 << 20)]);
         for wrong in [
+            "00:02.0,bar-size=2",
+            "00:02.0,bar-size=6:1M",
             "00:02.0,",
             "00:02.0,profile=gpu",
             "00:02.0,unsafe-dma=no",

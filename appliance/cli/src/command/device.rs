@@ -175,14 +175,22 @@ fn show(output: &Output, device: &Device) -> Result<(), Error> {
         .filter(|(_, bytes)| **bytes > 0)
         .map(|(n, bytes)| format!("{n}: {}", size::show(*bytes)))
         .collect();
+    let sizes = device.bar_sizes.iter().enumerate();
+    let sizes = sizes.filter(|(_, sizes)| !sizes.is_empty());
+    let sizes = sizes.map(|(n, sizes)| {
+        let sizes: Vec<String> = sizes.iter().map(|bytes| size::show(*bytes)).collect();
+        format!("bar {n} may be {}", sizes.join(", "))
+    });
+    let sizes: Vec<String> = sizes.collect();
     let reset = if device.resettable { "yes" } else { "no" };
     let mut lines = vec![
         format!("pci          {}", device.pci),
         format!("id           {}, class {}", device.id, device.class),
         format!("bars         {}", bars.join(", ")),
         format!("own reset    {reset}"),
-        format!("state        {}", state(device)),
     ];
+    lines.extend(sizes);
+    lines.extend([format!("state        {}", state(device))]);
     if device.state == DeviceState::Assigned {
         lines.extend(assigned(device));
     }

@@ -102,6 +102,14 @@ pub(super) fn check_devices(devices: &[DeviceSpec], mut problem: Problem) -> Pro
                 "an nvgrace-gpu names the function that is its memory, and nothing else does",
             );
         }
+        for wanted in &device.bar_sizes {
+            if wanted.bar > 5 || !wanted.bytes.is_power_of_two() || wanted.bytes < 1 << 20 {
+                problem = problem.field(
+                    format!("/devices/{n}/bar_sizes"),
+                    "a BAR, 0 to 5, and a power of two from 1 MiB on that GET /v1/devices lists for it",
+                );
+            }
+        }
         if device.registers_bar > 5 {
             problem = problem.field(format!("/devices/{n}/registers_bar"), "0 to 5");
         }

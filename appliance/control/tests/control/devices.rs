@@ -13,6 +13,7 @@ const ACTIONS: &str = "/v1/devices/0000:00:03.0/actions";
 fn device(timeouts: u64, dma_faults: u64) -> Device {
     Device {
         bar_bytes: vec![0x4000, 0, 0, 0, 0, 0],
+        bar_sizes: vec![],
         state: DeviceState::Assigned,
         vm: Some("a".into()),
         profile: DeviceProfile::Nvme,

@@ -10,12 +10,12 @@ use guest_abi::device::{
     UNSAFE_DMA,
 };
 use guest_abi::map::PCI_INTX_INTID;
-use pci::{Address, BARS, Bar, Emulated, Function, Kind};
+use pci::{Address, BARS, Bar, Emulated, Function, Kind, MsiX};
 
 use super::config::settle;
 use super::ecam::Ecam;
 use super::zap::{self, Slice};
-use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, msix, now_ms, smmu};
+use super::{Assigned, Dma, FUNCTIONS, Shown, Slot, msix, now_ms, reset, smmu};
 use crate::guest::Vm;
 use crate::{gic, per_cpu, schedule};
 
@@ -60,6 +60,7 @@ pub(super) fn assign(vm: &Vm, wanted: &DeviceConfig) -> Result<u64, Status> {
         index,
         companion,
         bars: [None; BARS],
+        config: None,
         dma: Dma::Never,
         wire: None,
         messages: false,
@@ -77,6 +78,7 @@ struct Opening<'a> {
     index: usize,
     companion: Option<usize>,
     bars: [Option<Shown>; BARS],
+    config: Option<Emulated>,
     dma: Dma,
     wire: Option<(u32, boot_info::Interrupt)>,
     messages: bool,
@@ -95,9 +97,13 @@ impl Steps for Opening<'_> {
                 slot.function.set_power(&mut config, true);
                 Ok(())
             }),
-            Step::MapRegisters => self.show(),
+            Step::MapRegisters => {
+                self.resize()?;
+                self.show()?;
+                self.read_config()
+            }
             Step::Reset => self.slot(|slot, _| {
-                slot.function.reset(&mut Ecam::of(slot.address));
+                slot.rests_until_ms = reset::begin(slot, now_ms());
                 Ok(())
             }),
             Step::Dma => self.dma(),
@@ -125,7 +131,13 @@ impl Steps for Opening<'_> {
                     Ok(())
                 });
             }
-            Step::MapRegisters => self.bars = [None; BARS],
+            Step::MapRegisters => {
+                self.bars = [None; BARS];
+                let _ = self.slot(|slot, _| {
+                    found_sizes(slot);
+                    Ok(())
+                });
+            }
             Step::Dma => {
                 if self.dma == Dma::Bounded {
                     smmu::attach(self.wanted.function, None);
@@ -162,10 +174,27 @@ impl Opening<'_> {
     /// nobody comes in between.
     fn claim(&mut self) -> Result<(), Status> {
         for n in [Some(self.index), self.companion].into_iter().flatten() {
-            let slot = FUNCTIONS.get(n).ok_or(Status::NoDevice)?.lock();
-            let slot = slot.as_ref().ok_or(Status::NoDevice)?;
+            let mut slot = FUNCTIONS.get(n).ok_or(Status::NoDevice)?.lock();
+            let slot = slot.as_mut().ok_or(Status::NoDevice)?;
             if slot.assigned.is_some() || slot.companion_of.is_some() {
                 return Err(Status::InUse);
+            }
+            // Its last owner's end reset it.
+            let now = now_ms();
+            reset::let_go(slot, now);
+            if slot.held_until_ms.is_some() || now < slot.rests_until_ms {
+                return Err(Status::Again);
+            }
+        }
+        if smmu::is_there() {
+            let group = self.slot(|slot, _| Ok(slot.group))?;
+            let is_near = |slot: &Slot| {
+                let others = slot.assigned.as_ref();
+                slot.group == group && others.is_some_and(|device| device.vm != self.vm.handle())
+            };
+            let mut slots = FUNCTIONS.iter();
+            if slots.any(|slot| slot.lock().as_ref().is_some_and(is_near)) {
+                return Err(Status::NotIsolated);
             }
         }
         if let Some(function) = self.companion.and_then(|n| FUNCTIONS.get(n))
@@ -178,6 +207,25 @@ impl Opening<'_> {
             slot.function.set_command(&mut config, quiet);
         }
         Ok(())
+    }
+
+    /// Gives BARs the sizes that were asked for. Memory is off.
+    fn resize(&mut self) -> Result<(), Status> {
+        let shifts = self.wanted.bar_shift;
+        self.slot(|slot, _| {
+            let mut config = Ecam::of(slot.address);
+            for (n, (shift, room)) in shifts.into_iter().zip(slot.room).enumerate() {
+                if shift == 0 {
+                    continue;
+                }
+                let bytes = 1_u64.checked_shl(shift.into()).unwrap_or(0);
+                if bytes > room || !slot.function.resize(&mut config, n, bytes) {
+                    found_sizes(slot);
+                    return Err(Status::NoSuchSize);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Decides what each BAR shows.
@@ -231,7 +279,7 @@ impl Opening<'_> {
                 len: bar.size,
                 memory: Memory::Device,
                 tells: true,
-                withheld: None,
+                withheld: withheld(&slot.function, n),
             });
             let word = slot.function.dvsec(
                 &mut Ecam::of(slot.address),
@@ -303,10 +351,29 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Gives the guest the function's messages, if the machine can pass them on. One whose BARs
-    /// the guest sees otherwise than they are keeps its wire.
+    /// Returns MSI-X as the guest is to see it: a GPU's only if table and pending bits are in the
+    /// one BAR of the function that it has, which is BAR 0 to it.
+    fn offered(&self, function: &Function) -> Option<MsiX> {
+        let offered = msix::offered(&function.capabilities)?;
+        if self.profile != Profile::NvgraceGpu {
+            return Some(offered);
+        }
+        let only = [offered.table_bar, offered.pba_bar];
+        let theirs = only.map(|bar| u32::from(bar) == self.wanted.registers_bar);
+        (theirs == [true; 2]).then_some(MsiX {
+            table_bar: 0,
+            pba_bar: 0,
+            ..offered
+        })
+    }
+
+    /// Gives the guest the function's messages, if the machine can pass them on.
     fn messages(&mut self) -> Result<(), Status> {
-        if self.profile == Profile::NvgraceGpu {
+        if self
+            .config
+            .as_ref()
+            .is_none_or(|config| config.msi_x().is_none())
+        {
             return Ok(());
         }
         self.slot(|slot, this| {
@@ -315,17 +382,30 @@ impl Opening<'_> {
         })
     }
 
-    fn publish(&mut self) -> Result<(), Status> {
+    /// Reads what the guest is to see of configuration space, while the function can be
+    /// accessed: from its reset on it cannot.
+    fn read_config(&mut self) -> Result<(), Status> {
         self.slot(|slot, this| {
             let mut function = slot.function;
             for (bar, shown) in function.bars.iter_mut().zip(&this.bars) {
                 *bar = shown.map(|shown| shown.bar);
             }
             function.pin = 1;
+            function.capabilities.msi_x = this.offered(&function);
+            if let Some(express) = function.capabilities.express.as_mut() {
+                // To the guest it is its own, by whichever way core does it.
+                express.flr = reset::is_possible(slot);
+            }
             let mut config = Ecam::of(slot.address);
-            function.capabilities.msi_x = msix::offered(&function.capabilities);
-            let (pin, messages) = (this.wire.is_some(), this.messages);
-            let emulated = Emulated::new(&mut config, &function, pin, messages);
+            this.config = Some(Emulated::new(&mut config, &function, true, true));
+            Ok(())
+        })
+    }
+
+    fn publish(&mut self) -> Result<(), Status> {
+        self.slot(|slot, this| {
+            let mut emulated = this.config.take().ok_or(Status::NoDevice)?;
+            emulated.limit(this.wire.is_some(), this.messages);
             let sizes = this.bars.iter().flatten().map(|shown| shown.bar.size);
             let largest = sizes.max().unwrap_or(4096);
             slot.assigned = Some(Assigned {
@@ -339,10 +419,10 @@ impl Opening<'_> {
                 zap: None,
                 // The reset took its addresses.
                 restore: true,
-                quiet_until_ms: now_ms() + 100,
+                quiet_until_ms: slot.rests_until_ms,
                 dma: this.dma,
                 wire: this.wire,
-                messages,
+                messages: this.messages,
                 vectors_lost: false,
                 companion: this.companion,
                 trace: Trace::new(),
@@ -357,6 +437,17 @@ impl Opening<'_> {
         })?;
         self.vm.devices.fetch_or(1 << self.index, Ordering::Release);
         Ok(())
+    }
+}
+
+/// Gives BARs the sizes again that they were found with.
+fn found_sizes(slot: &mut Slot) {
+    let mut config = Ecam::of(slot.address);
+    for (n, bytes) in slot.found_bytes.into_iter().enumerate() {
+        let now = slot.function.bars.get(n).copied().flatten();
+        if now.is_some_and(|bar| bar.size != bytes) {
+            slot.function.resize(&mut config, n, bytes);
+        }
     }
 }
 
@@ -430,7 +521,8 @@ pub(crate) fn release(vm: &Vm) -> Result<(), Status> {
         let mut config = Ecam::of(slot.address);
         slot.function.set_command(&mut config, Function::QUIET);
         slot.function.set_power(&mut config, true);
-        slot.function.reset(&mut config);
+        found_sizes(slot);
+        slot.rests_until_ms = reset::begin(slot, now_ms());
         if device.dma == Dma::Bounded {
             smmu::attach(slot.address.raw(), None);
         }

@@ -1,8 +1,7 @@
 //! Finding the machine's functions, and giving their BARs addresses.
 
-use arch::Pa;
-use boot_info::{BootInfo, Range};
-use pci::{Address, BARS, Config, Function, Window, Windows, offset};
+use boot_info::{BootInfo, PciHost, Range};
+use pci::{Address, Closed, Found, Host, Window, Windows};
 
 use super::ecam::{self, Ecam};
 use super::{FUNCTIONS, Slot, lpi, smmu};
@@ -11,77 +10,96 @@ use crate::physmap;
 
 /// Bytes of configuration space of one bus.
 const BUS_BYTES: u64 = 1 << 20;
+/// Most buses that are looked at.
+const BUSES_MAX: u64 = 32;
 
-/// Finds the functions of the first bus. Bridges, and what is behind them, are left alone.
+/// Finds the functions of the machine, behind bridges too.
 pub(crate) fn init(info: &BootInfo) {
-    smmu::init(info);
-    lpi::init(info);
-    let Some(host) = info.pci else { return };
-    let Some(bus) = Range::new(host.ecam.pa, BUS_BYTES.min(host.ecam.bytes)) else {
-        return;
-    };
-    if bus.bytes < BUS_BYTES || physmap::add_device(bus).is_err() {
+    let last = info.pci.map_or(0, |host| search(&host));
+    // Requesters are named by bus, device and function: tables have an entry for each.
+    let bits = 16_u32.saturating_sub(last.leading_zeros()) as u8;
+    smmu::init(info, bits);
+    lpi::init(info, bits);
+}
+
+/// Returns the last bus.
+fn search(host: &PciHost) -> u8 {
+    let first = host.bus_first;
+    let numbers = u64::from(host.bus_last.saturating_sub(first)) + 1;
+    let buses = (host.ecam.bytes / BUS_BYTES).min(numbers).min(BUSES_MAX);
+    let space = Range::new(host.ecam.pa, buses * BUS_BYTES).filter(|_| buses > 0);
+    let Some(space) = space.filter(|space| physmap::add_device(*space).is_ok()) else {
         println!(
             "PCI at {:#x} cannot be mapped: no devices for guests",
-            bus.pa
+            host.ecam.pa
         );
-        return;
-    }
-    ecam::init(bus.pa);
+        return first;
+    };
+    ecam::init(space.pa, first);
     let window = |range: Range| Window {
         base: range.pa,
         bytes: range.bytes,
     };
     let mut windows = Windows::new(host.low.map(window), host.high.map(window));
-    let mut slots = FUNCTIONS.iter();
-    for device in 0..32_u16 {
-        let first = Address::from_raw(u16::from(host.bus_first) << 8 | device << 3);
-        let mut config = Ecam::of(first);
-        if config.read(offset::ID) & 0xffff == 0xffff {
-            continue;
-        }
-        let functions = if Function::has_siblings(&mut config) {
-            8
-        } else {
-            1
-        };
-        for n in 0..functions {
-            let address = Address::from_raw(first.raw() | n);
-            let Some(found) = place(address, &mut windows) else {
-                continue;
-            };
-            let wire = host.wire(address.raw().to_le_bytes()[0], found.function.pin);
-            let Some(slot) = slots.next() else {
-                println!("more PCI functions than core keeps: {address} is left out");
-                return;
-            };
-            *slot.lock() = Some(Slot { wire, ..found });
-        }
-    }
+    let last = first.saturating_add((buses - 1) as u8);
+    let mut search = Search { host, slots: 0 };
+    pci::enumerate(&mut search, first, last, &mut windows)
 }
 
-/// Reads a function and places its BARs; leaves it quiet. A bridge to the processor is none.
-fn place(address: Address, windows: &mut Windows) -> Option<Slot> {
-    const HOST_BRIDGE: u32 = 0x06_0000;
-    let mut config = Ecam::of(address);
-    let function = Function::probe(&mut config).filter(|f| f.class & 0xff_ff00 != HOST_BRIDGE)?;
-    function.set_command(&mut config, Function::QUIET);
-    let mut placed = [None; BARS];
-    for (n, (bar, place)) in function.bars.iter().zip(&mut placed).enumerate() {
-        let Some(bar) = bar else { continue };
-        if let Some(at) = windows.take(*bar).and_then(Pa::new) {
-            function.place(&mut config, n, at.raw());
-            *place = Some(at);
-        } else if bar.kind != pci::Kind::Io {
-            println!("{address}: no room for BAR {n}, {:#x} bytes", bar.size);
-        }
+/// Keeps what is found.
+struct Search<'a> {
+    host: &'a PciHost,
+    slots: usize,
+}
+
+impl Host for Search<'_> {
+    type Function = Ecam;
+
+    fn function(&mut self, address: Address) -> Ecam {
+        Ecam::of(address)
     }
-    Some(Slot {
-        address,
-        function,
-        placed,
-        wire: None,
-        companion_of: None,
-        assigned: None,
-    })
+
+    fn found(&mut self, found: Found) {
+        // A bridge to the processor is no device.
+        const HOST_BRIDGE: u32 = 0x06_0000;
+        if found.function.class & 0xff_ff00 == HOST_BRIDGE {
+            return;
+        }
+        let Some(slot) = FUNCTIONS.get(self.slots) else {
+            println!(
+                "more PCI functions than core keeps: {} is left out",
+                found.address
+            );
+            return;
+        };
+        self.slots += 1;
+        let (devfn, pin) = found.wire;
+        *slot.lock() = Some(Slot {
+            address: found.address,
+            function: found.function,
+            placed: found.placed.map(|at| at.and_then(arch::Pa::new)),
+            room: found.room,
+            found_bytes: found.function.bars.map(|bar| bar.map_or(0, |bar| bar.size)),
+            wire: self.host.wire(devfn, pin),
+            port: found.port,
+            group: found.group,
+            held_until_ms: None,
+            rests_until_ms: 0,
+            companion_of: None,
+            assigned: None,
+        });
+    }
+
+    fn no_room(&mut self, address: Address, bar: usize, bytes: u64) {
+        println!("{address}: no room for BAR {bar}, {bytes:#x} bytes");
+    }
+
+    fn closed(&mut self, bridge: Address, why: Closed) {
+        let why = match why {
+            Closed::NotExpress => "it leads to no link of PCI Express",
+            Closed::NoBus => "there are more buses than core looks at",
+            Closed::TooDeep => "too many buses lead to it",
+        };
+        println!("what is behind bridge {bridge} is left alone: {why}");
+    }
 }

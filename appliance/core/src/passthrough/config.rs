@@ -6,12 +6,11 @@ use devmem::Why;
 use pci::{Power, Write, command};
 
 use super::ecam::Ecam;
+use super::reset::{self, Resets};
 use super::zap::{self, Slice};
 use super::{Assigned, Dma, FUNCTIONS, Slot, msix, now_ms, park, ticks_at};
 use crate::guest::{Vcpu, Vm};
 
-/// Milliseconds that a function is left alone after a function-level reset (PCIe 6.6.2).
-const RESET_MS: u64 = 100;
 /// Milliseconds that it is left alone after a change of power state (PCI PM 1.2, 5.6.1).
 const POWER_MS: u64 = 10;
 
@@ -102,6 +101,7 @@ enum Step {
 
 /// Gives a function that lost it its configuration back, once it may be accessed.
 pub(super) fn settle(slot: &mut Slot, now: u64) {
+    reset::let_go(slot, now);
     let Some(device) = slot.assigned.as_mut() else {
         return;
     };
@@ -110,6 +110,7 @@ pub(super) fn settle(slot: &mut Slot, now: u64) {
     }
     device.restore = false;
     let mut config = Ecam::of(slot.address);
+    slot.function.restore_sizes(&mut config);
     for (n, placed) in slot.placed.iter().enumerate() {
         if let Some(placed) = placed {
             slot.function.place(&mut config, n, placed.raw());
@@ -176,7 +177,12 @@ fn step(slot: &mut Slot, write: Write, now: u64) -> Step {
             device.config.apply(write);
         }
         Write::Command(value) => return set_command(slot, value),
-        Write::Reset => return reset(slot, now, Resets::Guest),
+        Write::Reset => {
+            return match reset::reset(slot, now, Resets::Guest) {
+                true => Step::Done,
+                false => Step::Again,
+            };
+        }
         Write::Power(power) => return set_power(slot, power, now),
     }
     Step::Done
@@ -233,54 +239,4 @@ fn set_power(slot: &mut Slot, power: Power, now: u64) -> Step {
         }
     }
     Step::Done
-}
-
-/// Who asked for a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resets {
-    /// The guest: what it wrote into configuration space is gone.
-    Guest,
-    /// The control port: the guest's configuration is given back to the function.
-    Operator,
-}
-
-/// Takes all mappings away, then resets the function.
-fn reset(slot: &mut Slot, now: u64, who: Resets) -> Step {
-    let Some(device) = slot.assigned.as_mut() else {
-        return Step::Done;
-    };
-    let Slice::Done(duty) = zap::slice(device, Why::Reset) else {
-        return Step::Again;
-    };
-    let mut config = Ecam::of(slot.address);
-    slot.function.set_command(&mut config, pci::Function::QUIET);
-    device.quiet_until_ms = now;
-    if slot.function.reset(&mut config) {
-        device.quiet_until_ms = now + RESET_MS;
-    }
-    device.restore = true;
-    device.vectors_lost = device.messages;
-    device.state.taken(duty, device.quiet_until_ms);
-    if who == Resets::Guest {
-        device.config.reset();
-        msix::reset(device.index);
-        if let Slice::Done(duty) = zap::slice(device, Why::MemoryOff) {
-            device.state.taken(duty, 0);
-        }
-    }
-    Step::Done
-}
-
-/// Resets a function for its operator; false if there is more to do.
-pub(super) fn operator_reset(slot: &mut Slot) -> bool {
-    let now = now_ms();
-    if slot
-        .assigned
-        .as_ref()
-        .is_some_and(|d| now < d.quiet_until_ms)
-    {
-        return false;
-    }
-    settle(slot, now);
-    matches!(reset(slot, now, Resets::Operator), Step::Done)
 }

@@ -11,8 +11,10 @@ use guest_abi::device::{
     UNSAFE_DMA,
 };
 
+use pci::BARS;
+
 use super::{
-    Assigned, Dma, FUNCTIONS, Slot, assign, config, dma, events, now_ms, smmu, touch, window,
+    Assigned, Dma, FUNCTIONS, Slot, assign, config, dma, events, now_ms, reset, smmu, touch, window,
 };
 use crate::calls;
 use crate::guest::{self, Vcpu, Vm};
@@ -48,7 +50,7 @@ pub(crate) fn handle(
         }
         CoreCall::DeviceReset => locked(a, |slot| {
             slot.assigned.as_ref().ok_or(Status::BadState)?;
-            match config::operator_reset(slot) {
+            match reset::by_operator(slot) {
                 true => Ok([0; 2]),
                 false => Err(Status::Again),
             }
@@ -190,8 +192,9 @@ fn access(
 fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
     let n = usize::try_from(n).map_err(|_| Status::Invalid)?;
     events::ask();
-    let slot = FUNCTIONS.get(n).ok_or(Status::Invalid)?.lock();
-    let slot = slot.as_ref().ok_or(Status::Invalid)?;
+    let mut slot = FUNCTIONS.get(n).ok_or(Status::Invalid)?.lock();
+    let slot = slot.as_mut().ok_or(Status::Invalid)?;
+    reset::let_go(slot, now_ms());
     let mut info = blank(slot);
     if let Some(device) = &slot.assigned {
         fill(&mut info, device);
@@ -200,7 +203,6 @@ fn info(root: &Vm, n: u64, out: u64) -> Result<(), Status> {
 }
 
 fn blank(slot: &Slot) -> DeviceInfo {
-    let own_reset = slot.function.capabilities.express.is_some_and(|e| e.flr);
     DeviceInfo {
         function: slot.address.raw(),
         vendor: slot.function.vendor,
@@ -215,7 +217,7 @@ fn blank(slot: &Slot) -> DeviceInfo {
         vm: slot.companion_of.unwrap_or(0),
         bar_bytes: slot.function.bars.map(|bar| bar.map_or(0, |bar| bar.size)),
         profile: PROFILE_GENERIC,
-        flags: u32::from(own_reset) << 5,
+        flags: u32::from(reset::is_possible(slot)) << 5,
         generation: 0,
         mapped_bytes: 0,
         mapped: [0; 3],
@@ -235,7 +237,18 @@ fn blank(slot: &Slot) -> DeviceInfo {
         dma_fault_at: 0,
         dma_bytes: 0,
         mapped_64k: 0,
+        bar_sizes: sizes(slot),
     }
+}
+
+/// Returns the sizes that each BAR can have where it is.
+fn sizes(slot: &Slot) -> [u64; BARS] {
+    let mut all = [0; BARS];
+    let resizable = slot.function.resizable.iter().zip(slot.room);
+    for (sizes, (resizable, room)) in all.iter_mut().zip(resizable) {
+        *sizes = resizable.map_or(0, |r| r.up_to(room).fold(0, |set, bytes| set | bytes));
+    }
+    all
 }
 
 /// Returns whether the VM's guest says which pages its devices reach.

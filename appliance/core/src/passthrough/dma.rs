@@ -245,8 +245,8 @@ pub(crate) fn declare(vm: &Vm, cache: &mut Cache, ipa: Ipa, pages: u64) -> Resul
 }
 
 /// Takes pages away from the VM's devices; returns how many, at least one. A device may have
-/// written to them, so they count as written.
-pub(crate) fn undeclare(vm: &Vm, cache: &mut Cache, ipa: Ipa, pages: u64) -> Result<u64, Refused> {
+/// written to them since they were last asked for, so they count as written.
+pub(crate) fn undeclare(vm: &Vm, ipa: Ipa, pages: u64) -> Result<u64, Refused> {
     let pages = pages.min(PAGES_MAX);
     let last = ipa.checked_add((pages - 1) * 4096);
     if !is_ram(vm, ipa) || !last.is_some_and(|last| is_ram(vm, last)) {
@@ -260,11 +260,12 @@ pub(crate) fn undeclare(vm: &Vm, cache: &mut Cache, ipa: Ipa, pages: u64) -> Res
         .dma
         .remove(ipa, pages * 4096)
         .map_err(|_| Refused::NoMemory)?;
+    let machine = vm.gmap.machine();
     for n in (0..pages).filter(|n| written >> n & 1 == 1) {
         if let Some(at) = ipa.checked_add(n * 4096) {
-            // The page was the guest's own and writable while it was declared: at the most its
-            // dirty state has to be set again.
-            let _ = guest_fault::resolve(vm, cache, at, Access::WRITE);
+            // It is the guest's own and writable as long as a device may reach it; if it was
+            // taken since, what the device wrote is gone with it. Neither takes memory.
+            vm.gmap.shared().mark_written(&machine, at);
         }
     }
     Ok(pages)

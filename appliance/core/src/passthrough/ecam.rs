@@ -5,30 +5,32 @@ use boot_entry::PHYSMAP;
 use core::sync::atomic::{AtomicU64, Ordering};
 use pci::{Address, Config};
 
-/// Address of the first function's page in core's tables; 0 if there is no PCI.
+/// Where function 0 of bus 0 is in core's tables, whether or not that is a bus of the host's.
 static BASE: AtomicU64 = AtomicU64::new(0);
 
-/// Says where it is. The first bus is mapped in core's tables.
-pub(super) fn init(pa: u64) {
-    BASE.store(PHYSMAP + pa, Ordering::Release);
+/// Says where it is, and what its first bus is. All buses that are used are mapped in core's
+/// tables.
+pub(super) fn init(pa: u64, bus_first: u8) {
+    let before = u64::from(bus_first) << 20;
+    BASE.store((PHYSMAP + pa).wrapping_sub(before), Ordering::Release);
 }
 
-/// One function of the first bus.
+/// One function.
 #[derive(Debug)]
 pub(super) struct Ecam(u64);
 
 impl Ecam {
-    /// Returns the configuration space of `address`, whose bus is the host's first.
+    /// Returns the configuration space of `address`, on one of the buses that were mapped.
     pub(super) fn of(address: Address) -> Self {
-        let page = u64::from(address.raw() & 0xff) << 12;
-        Self(BASE.load(Ordering::Acquire) + page)
+        let page = u64::from(address.raw()) << 12;
+        Self(BASE.load(Ordering::Acquire).wrapping_add(page))
     }
 }
 
 impl Config for Ecam {
     fn read(&mut self, offset: u16) -> u32 {
         let at = self.0 + u64::from(offset & 0xffc);
-        // SAFETY: the page of a function on the first bus, mapped as device memory at boot; a
+        // SAFETY: the page of a function, mapped as device memory at boot with its bus; a
         // word that is nobody's reads as ones.
         unsafe { core::ptr::read_volatile(at as *const u32) }
     }

@@ -1,28 +1,23 @@
 //! Transactions that the SMMU aborted: taken out of its queue when it says so, and charged to
 //! the function that began them.
 //!
-//! A guest may have its device begin as many as it likes. After [`MOST`] interrupts in a tenth of
-//! a second the SMMU's is switched off until root asks about devices, which it does when it is
+//! A guest may have its device begin as many as it likes. After [`Limit::MOST`] interrupts in a
+//! tenth of a second the SMMU's is switched off until root asks about devices, which it does when it is
 //! told; then the queue is emptied by asking, and what does not fit is lost.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
+use ::smmu::Limit;
 use boot_info::Interrupt;
-use spin::Once;
+use spin::{Mutex, Once};
 
 use super::{FUNCTIONS, now_ms, smmu};
 use crate::console::println;
 use crate::{gic, guest, per_cpu, root};
 
-/// Interrupts that are taken in one window of time.
-const MOST: u32 = 32;
-const WINDOW_MS: u64 = 100;
-
 static LINE: Once<Interrupt> = Once::new();
-/// The line is off because of a storm.
-static OFF: AtomicBool = AtomicBool::new(false);
-static WINDOW: AtomicU64 = AtomicU64::new(0);
-static TAKEN: AtomicU32 = AtomicU32::new(0);
+/// Nothing else is locked with it held.
+static LIMIT: Mutex<Limit> = Mutex::new(Limit::new());
 
 /// Takes events by interrupt from now on, on this core.
 pub(super) fn by_interrupt(line: Interrupt) {
@@ -43,11 +38,8 @@ pub(crate) fn interrupt(intid: u32) -> bool {
     if LINE.get().is_none_or(|line| line.intid != intid) {
         return false;
     }
-    let window = now_ms() / WINDOW_MS;
-    if WINDOW.swap(window, Ordering::Relaxed) != window {
-        TAKEN.store(0, Ordering::Relaxed);
-    }
-    if TAKEN.fetch_add(1, Ordering::Relaxed) >= MOST && !OFF.swap(true, Ordering::Relaxed) {
+    let off = LIMIT.lock().take(now_ms());
+    if off {
         gic::disable_spi(intid);
     }
     drain(true);
@@ -57,7 +49,8 @@ pub(crate) fn interrupt(intid: u32) -> bool {
 /// Empties the queue because root asks, and listens to the SMMU again.
 pub(super) fn ask() {
     drain(false);
-    if OFF.swap(false, Ordering::Relaxed) {
+    let on = LIMIT.lock().ask();
+    if on {
         enable();
         // What came in between has interrupted nobody.
         drain(false);

@@ -3,12 +3,12 @@
 //! It is switched on when the first function is given away that sends messages; before that it
 //! costs nothing. LPI [`FIRST`] + 256 n + v is vector v of function n, always enabled here:
 //! vectors are masked at the function.
-#![expect(unsafe_code, reason = "registers and the queue are reached by address")]
 
 use ::its::register::{
     BASER, CBASER, CREADR, CREADR_STALLED, CTLR, CTLR_ENABLED, CTLR_QUIESCENT, CWRITER, Features,
     GICR_CTLR, GICR_CTLR_ENABLE_LPIS, GICR_PENDBASER, GICR_PROPBASER, GICR_TYPER, PAGE_BYTES,
-    TRANSLATER, TYPER, Table, configuration, page_code, pending, queue, table, target,
+    PAGES_MAX, TRANSLATER, TYPER, Table, configuration, page_code, pending, queue, table,
+    table_entry_bytes, target,
 };
 use ::its::{Command, Queue};
 use arch::Pa;
@@ -17,6 +17,7 @@ use boot_info::BootInfo;
 use core::sync::atomic::Ordering;
 use spin::Mutex;
 
+use super::registers::{read32, read64, write32, write64};
 use crate::console::println;
 use crate::{hw, memory, per_cpu, physmap};
 
@@ -35,8 +36,6 @@ const CONFIG: u8 = 0xa3;
 const PENDING_ORDER: u8 = 4;
 /// Reads of a register after which the ITS is taken to be stuck.
 const PATIENCE: u32 = 1_000_000;
-/// Bits of device IDs that are used: the functions of one bus.
-const DEVICE_BITS: u8 = 8;
 
 #[derive(Debug)]
 struct Its {
@@ -44,6 +43,8 @@ struct Its {
     base: u64,
     pa: u64,
     features: Features,
+    /// Bits of device IDs that are used.
+    device_bits: u8,
     /// Requester ID that the ITS calls device `device_first`, and how many follow.
     requester_first: u32,
     device_first: u32,
@@ -54,7 +55,8 @@ struct Its {
 static ITS: Mutex<Option<Its>> = Mutex::new(None);
 
 /// Finds the ITS, if the PCI host's messages lead there.
-pub(super) fn init(info: &BootInfo) {
+/// Device IDs have `device_bits` bits.
+pub(super) fn init(info: &BootInfo, device_bits: u8) {
     let messages = info.pci.and_then(|host| host.messages);
     let Some((registers, messages)) = info.gic.its.zip(messages) else {
         return;
@@ -65,7 +67,7 @@ pub(super) fn init(info: &BootInfo) {
     }
     let base = PHYSMAP + registers.pa;
     let features = Features::read(read64(base + TYPER));
-    let Some(features) = features.filter(|f| f.device_bits >= DEVICE_BITS) else {
+    let Some(features) = features.filter(|f| f.device_bits >= device_bits) else {
         println!("the ITS at {:#x} is of no use here", registers.pa);
         return;
     };
@@ -73,6 +75,7 @@ pub(super) fn init(info: &BootInfo) {
         base,
         pa: registers.pa,
         features,
+        device_bits,
         requester_first: messages.requester_first,
         device_first: messages.device_first,
         devices: messages.count,
@@ -103,7 +106,7 @@ pub(super) fn map(n: usize, requester: u16, count: u16, core: usize) -> Option<T
         .checked_sub(its.requester_first)
         .filter(|device| *device < its.devices)?
         .checked_add(its.device_first)
-        .filter(|device| device >> DEVICE_BITS == 0)?;
+        .filter(|device| device >> its.device_bits == 0)?;
     let bits = (count.next_power_of_two().trailing_zeros() as u8).clamp(1, its.features.event_bits);
     if u32::from(count) > 1 << bits || !its.switch_on() {
         return None;
@@ -169,7 +172,12 @@ impl Its {
         }
         for n in 0..8 {
             let at = self.base + BASER + n * 8;
-            if Table::of(read64(at)) != Table::Other && !give_table(at) {
+            let bytes = match Table::of(read64(at)) {
+                Table::Devices => table_entry_bytes(read64(at)) << self.device_bits,
+                Table::Collections => 1,
+                Table::Other => continue,
+            };
+            if !give_table(at, bytes) {
                 return false;
             }
         }
@@ -228,16 +236,20 @@ impl Its {
     }
 }
 
-/// Gives the table of the GITS_BASER at `at` a page of zeroes, of the size it wants.
-fn give_table(at: u64) -> bool {
+/// Gives the table of the GITS_BASER at `at` zeroes, in pages of the size it wants.
+fn give_table(at: u64, bytes: u64) -> bool {
     for code in 0..3_u8 {
-        let bytes = PAGE_BYTES.get(usize::from(code)).copied().unwrap_or(0);
+        let page = PAGE_BYTES.get(usize::from(code)).copied().unwrap_or(4096);
+        let bytes = bytes.next_multiple_of(page).next_power_of_two();
+        if bytes / page > PAGES_MAX {
+            continue;
+        }
         let order = (bytes >> 12).trailing_zeros() as u8;
         let Some(pa) = memory::alloc_zeroed(order) else {
             return false;
         };
         hw::clean_to_poc(memory::va(pa), bytes);
-        write64(at, table(pa.raw(), code));
+        write64(at, table(pa.raw(), code, bytes / page));
         if page_code(read64(at)) == code {
             return true;
         }
@@ -275,25 +287,4 @@ fn lpis_on() -> bool {
     }
     hw::dsb_ish();
     true
-}
-
-fn read32(at: u64) -> u32 {
-    // SAFETY: a register of the ITS, mapped as device memory by `init`.
-    unsafe { core::ptr::read_volatile(at as *const u32) }
-}
-
-fn write32(at: u64, value: u32) {
-    // SAFETY: as for `read32`, or of a redistributor. What the registers point to are blocks
-    // allocated for that.
-    unsafe { core::ptr::write_volatile(at as *mut u32, value) }
-}
-
-fn read64(at: u64) -> u64 {
-    // SAFETY: a register of the ITS or of a redistributor, mapped as device memory at boot.
-    unsafe { core::ptr::read_volatile(at as *const u64) }
-}
-
-fn write64(at: u64, value: u64) {
-    // SAFETY: as for `read64`, or a word of the command queue, which is the ITS's.
-    unsafe { core::ptr::write_volatile(at as *mut u64, value) }
 }

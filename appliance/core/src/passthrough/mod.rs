@@ -3,7 +3,7 @@
 //! Core owns every PCI function and its configuration space (`ecam`): it finds and places them
 //! at boot (`bus`), and hands them out when root asks (`assign`, `control`). A guest sees the
 //! model of crate `pci` (`config`). Its BARs are mapped by touch (`touch`), as crate `devmem`
-//! says, and every mapping goes before a device is reset (`zap`). Nothing of a device's memory
+//! says, and every mapping goes before a device is reset (`zap`, `reset`). Nothing of a device's memory
 //! is ever mapped in core's own tables but the one page of `window`, while it is used. Messages
 //! (`msix`) come through the machine's ITS (`lpi`) and the VM's.
 //!
@@ -23,6 +23,8 @@ mod events;
 mod lpi;
 mod msix;
 mod park;
+mod registers;
+mod reset;
 pub(crate) mod smmu;
 mod touch;
 mod window;
@@ -50,7 +52,8 @@ pub(crate) use park::{Parked, wake_at};
 pub(crate) use touch::{claims, touch};
 
 /// Most functions of the machine that core knows; and the bits of a VM's set of them.
-const FUNCTIONS_MAX: usize = 16;
+const FUNCTIONS_MAX: usize = 32;
+const _: () = assert!(FUNCTIONS_MAX <= 32, "a VM's set of them has 32 bits");
 
 /// One function of the machine.
 #[derive(Debug)]
@@ -59,8 +62,19 @@ struct Slot {
     function: Function,
     /// Where its BARs are in the machine.
     placed: [Option<Pa>; BARS],
+    /// How large those that can be resized may become there, and how large they were.
+    room: [u64; BARS],
+    found_bytes: [u64; BARS],
     /// Where its wire ends, if it has one.
     wire: Option<Interrupt>,
+    /// The port behind which it is alone.
+    port: Option<Address>,
+    /// Functions of a group may reach each other's memory past the SMMU.
+    group: u16,
+    /// A reset of its bus is held, and is to be ended then (`reset`).
+    held_until_ms: Option<u64>,
+    /// It is not to be accessed before then, also while nobody has it.
+    rests_until_ms: u64,
     /// The VM, by handle, whose device's memory it is.
     companion_of: Option<u64>,
     /// What there is to know while a VM has it.

@@ -13,7 +13,7 @@ use arch::{Ipa, Pa, Width};
 use devmem::Memory;
 use gmap::Error;
 use guest_abi::map::{GICD_BASE, ITS_TRANSLATER};
-use pci::{Capabilities, Function, MsiX, VECTORS_MAX, Vectors};
+use pci::{BARS, Capabilities, Function, MsiX, VECTORS_MAX, Vectors};
 use spin::Mutex;
 
 use super::lpi::{self, PER_FUNCTION, Translation};
@@ -124,19 +124,20 @@ pub(super) fn close(n: usize) {
     memory::free(gone.block, ORDER);
 }
 
-/// Returns where in a function's table the byte at `offset` of BAR `bar` is; nothing for what is
-/// not the table's.
+/// Returns where in a function's table the byte at `offset` of a BAR is; nothing for what is not
+/// the table's.
 pub(super) fn table_offset(
     function: &Function,
+    placed: &[Option<Pa>; BARS],
     shown: &Shown,
-    bar: usize,
     offset: u64,
 ) -> Option<u64> {
     let msi_x = function
         .capabilities
         .msi_x
         .filter(|_| shown.withheld.is_some())?;
-    if usize::from(msi_x.table_bar) != bar {
+    // By where it is: the guest may know the BAR by another number.
+    if placed.get(usize::from(msi_x.table_bar)).copied().flatten() != Some(shown.pa) {
         return None;
     }
     let at = offset.checked_sub(u64::from(msi_x.table_offset))?;

@@ -4,7 +4,6 @@
 //! The tables are the VM's own, so they never differ from what its vCPUs see. When something is
 //! taken out of them the SMMU's copies go with the cores' ([`invalidate`]), before its frame is
 //! anyone else's.
-#![expect(unsafe_code, reason = "registers and queues are reached by address")]
 
 use arch::Pa;
 use boot_entry::PHYSMAP;
@@ -19,13 +18,12 @@ use smmu::{Command, Event, Features, Ring, STE_WORDS, Stage2, Ste};
 use spin::Mutex;
 
 use super::events;
+use super::registers::{read32, read64, write32, write64};
 use crate::console::println;
 use crate::{hw, memory, physmap};
 
-/// Entries of the stream table: the functions of one bus.
-const STREAM_BITS: u8 = 8;
-/// Order of its block: 256 entries of 64 bytes.
-const TABLE_ORDER: u8 = 2;
+/// log2 of the bytes of a stream table entry.
+const ENTRY_BITS: u8 = 6;
 /// Commands and events that a page holds.
 const COMMAND_BITS: u8 = 8;
 const EVENT_BITS: u8 = 7;
@@ -37,6 +35,8 @@ struct Smmu {
     /// Where core sees the registers.
     base: u64,
     table: Pa,
+    /// The table has an entry for each stream of so many bits.
+    stream_bits: u8,
     commands: (Pa, Ring),
     events: (Pa, Ring),
     producer: u32,
@@ -45,8 +45,9 @@ struct Smmu {
 
 static SMMU: Mutex<Option<Smmu>> = Mutex::new(None);
 
-/// Finds the SMMU and switches it on, with nothing let through.
-pub(super) fn init(info: &BootInfo) {
+/// Finds the SMMU and switches it on, with nothing let through. Streams have `stream_bits` bits,
+/// eight at least.
+pub(super) fn init(info: &BootInfo, stream_bits: u8) {
     let Some(registers) = info.smmu else { return };
     if physmap::add_device(registers).is_err() {
         println!("the SMMU at {:#x} cannot be mapped", registers.pa);
@@ -65,8 +66,9 @@ pub(super) fn init(info: &BootInfo) {
             return;
         }
     };
+    let stream_bits = features.stream_bits.min(stream_bits);
     let blocks = (
-        memory::alloc_zeroed(TABLE_ORDER),
+        memory::alloc_zeroed((stream_bits + ENTRY_BITS).saturating_sub(12)),
         memory::alloc_zeroed(0),
         memory::alloc_zeroed(0),
     );
@@ -77,12 +79,13 @@ pub(super) fn init(info: &BootInfo) {
     let mut new = Smmu {
         base,
         table,
+        stream_bits,
         commands: (commands, Ring::new(COMMAND_BITS.min(features.command_bits))),
         events: (events, Ring::new(EVENT_BITS.min(features.event_bits))),
         producer: 0,
         consumer: 0,
     };
-    if new.switch_on(features.stream_bits.min(STREAM_BITS)) {
+    if new.switch_on() {
         if let Some(interrupt) = info.smmu_events
             && new.interrupt()
         {
@@ -140,7 +143,7 @@ pub(super) fn next_event() -> Option<Event> {
 
 impl Smmu {
     /// Brings it from whatever the firmware left to translating (IHI 0070, 6.3.9.6).
-    fn switch_on(&mut self, stream_bits: u8) -> bool {
+    fn switch_on(&mut self) -> bool {
         let base = self.base;
         write32(base + GBPA, GBPA_UPDATE | GBPA_ABORT);
         let aborts = wait(base + GBPA, GBPA_UPDATE, 0);
@@ -149,7 +152,7 @@ impl Smmu {
         }
         write32(base + CR1, CR1_COHERENT);
         write64(base + STRTAB_BASE, self.table.raw() | BASE_ALLOCATE);
-        write32(base + STRTAB_BASE_CFG, u32::from(stream_bits));
+        write32(base + STRTAB_BASE_CFG, u32::from(self.stream_bits));
         let (commands, ring) = self.commands;
         let value = commands.raw() | BASE_ALLOCATE | u64::from(ring.bits());
         write64(base + CMDQ_BASE, value);
@@ -212,7 +215,7 @@ impl Smmu {
 
     /// Changes an entry: invalid first, valid last, and nothing of it cached in between.
     fn write_entry(&mut self, stream: u16, entry: &Ste) -> bool {
-        if stream >> STREAM_BITS != 0 {
+        if u32::from(stream) >> self.stream_bits != 0 {
             return false;
         }
         let at = memory::va(self.table) + u64::from(stream) * 8 * STE_WORDS as u64;
@@ -236,26 +239,4 @@ impl Smmu {
 /// Reads until the bits in `mask` are those of `value`.
 fn wait(at: u64, mask: u32, value: u32) -> bool {
     (0..PATIENCE).any(|_| read32(at) & mask == value)
-}
-
-fn read32(at: u64) -> u32 {
-    // SAFETY: a register of the SMMU, mapped as device memory by `init`, which is aligned.
-    unsafe { core::ptr::read_volatile(at as *const u32) }
-}
-
-fn write32(at: u64, value: u32) {
-    // SAFETY: as for `read32`. What the registers point to are blocks allocated for that, for
-    // good.
-    unsafe { core::ptr::write_volatile(at as *mut u32, value) }
-}
-
-fn read64(at: u64) -> u64 {
-    // SAFETY: a word of the event queue, which the SMMU writes: read once, as a number.
-    unsafe { core::ptr::read_volatile(at as *const u64) }
-}
-
-fn write64(at: u64, value: u64) {
-    // SAFETY: a register, or a word of a table or queue that belongs to the SMMU; each is
-    // aligned, and in memory that was allocated for this.
-    unsafe { core::ptr::write_volatile(at as *mut u64, value) }
 }

@@ -64,11 +64,13 @@ fn answer(vcpu: &mut Vcpu, ipa: Ipa, access: Option<Access>, store: bool) -> Ans
     let vm = vcpu.vm();
     let value = access.map_or(0, |a| vcpu.reg(a.register) & a.width.mask());
     let made = access.map(|access| (access.width, store.then_some(value)));
-    match FUNCTIONS
-        .iter()
-        .enumerate()
-        .find_map(|(n, _)| decide(vcpu, n, ipa, made))
-    {
+    let mut devices = vm.devices.load(Ordering::Relaxed);
+    let mut then = None;
+    while devices != 0 && then.is_none() {
+        then = decide(vcpu, devices.trailing_zeros() as usize, ipa, made);
+        devices &= devices - 1;
+    }
+    match then {
         None => Answer::NotOurs,
         Some(Then::Answer(answer)) => answer,
         Some(Then::Park(until_ms)) => {
@@ -94,12 +96,9 @@ fn answer(vcpu: &mut Vcpu, ipa: Ipa, access: Option<Access>, store: bool) -> Ans
 /// An access as the hardware described it: its width, and what it stores.
 type Made = Option<(Width, Option<u64>)>;
 
-/// Decides on an access with function `n` locked; `None` if it is not at one of its BARs.
+/// Decides on an access with function `n` of the VM locked; `None` if it is at none of its BARs.
 fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
     let vm = vcpu.vm();
-    if vm.devices.load(Ordering::Relaxed) >> n & 1 == 0 {
-        return None;
-    }
     let mut slot = FUNCTIONS.get(n)?.lock();
     let slot = slot.as_mut()?;
     let now = now_ms();
@@ -149,7 +148,7 @@ fn decide(vcpu: &mut Vcpu, n: usize, ipa: Ipa, made: Made) -> Option<Then> {
                 }
                 (Mapped::NoPage, Some((width, value))) => {
                     device.trace.emulated();
-                    let table = msix::table_offset(&slot.function, &shown, bar, offset);
+                    let table = msix::table_offset(&slot.function, &slot.placed, &shown, offset);
                     let made = match table {
                         Some(at) => Some(msix::access(n, at, width, value)),
                         None => make(&region, offset, width, value),

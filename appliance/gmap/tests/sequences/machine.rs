@@ -1,7 +1,7 @@
 //! A machine for the stage-2 manager: memory, a pool with a limit, a TLB that forgets nothing.
 
 use arch::{Ipa, Pa};
-use gmap::{Event, Machine};
+use gmap::{Event, Level, Machine};
 use model::hardware_walk::{Fault, Translation};
 use model::stale_tlb::StaleTlb;
 use std::cell::{Cell, RefCell};
@@ -53,6 +53,8 @@ pub(crate) struct Fake {
     /// An allocation failed since this was last cleared.
     pub(crate) starved: Cell<bool>,
     pub(crate) events: RefCell<Vec<Event>>,
+    /// Pages that a device reaches, by their guest-physical addresses.
+    pub(crate) reached: RefCell<BTreeSet<u64>>,
 }
 
 impl Fake {
@@ -77,6 +79,7 @@ impl Fake {
             fail_at: Cell::new(None),
             starved: Cell::new(false),
             events: RefCell::default(),
+            reached: RefCell::default(),
         }
     }
 
@@ -143,6 +146,11 @@ impl Fake {
 }
 
 impl Machine for Fake {
+    fn holds(&self, ipa: Ipa, level: Level) -> bool {
+        let end = ipa.raw() + level.span();
+        self.reached.borrow().range(ipa.raw()..end).next().is_some()
+    }
+
     fn load(&self, table: Pa, index: usize) -> u64 {
         self.with(table, |entries| entries[index])
     }
@@ -281,6 +289,11 @@ impl Machine for Fake {
     }
 
     fn event(&self, event: Event) {
+        if let Event::HeldLost { ipa, level } = event {
+            let end = ipa.raw() + level.span();
+            let inside = |at: &u64| (ipa.raw()..end).contains(at);
+            self.reached.borrow_mut().retain(|at| !inside(at));
+        }
         self.events.borrow_mut().push(event);
     }
 

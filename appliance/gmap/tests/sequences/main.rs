@@ -7,6 +7,7 @@
 
 mod bbm;
 mod contiguous;
+mod devices;
 mod failing;
 mod keys;
 mod lifecycle;

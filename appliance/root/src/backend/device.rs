@@ -40,6 +40,8 @@ pub(super) fn assign(scratch: &Scratch, vm: u64, devices: &[DeviceSpec]) -> Resu
             },
             flags: flag(device.unsafe_dma, UNSAFE_DMA) | flag(device.declared_dma, DECLARED_DMA),
             registers_bar: device.registers_bar,
+            bar_shift: shifts(device).ok_or(Status::NoSuchSize)?,
+            reserved: [0; 2],
         };
         // Again while core populates RAM, a piece at a time.
         while let Err(status) = scratch.tell_about(CoreCall::DeviceAssign, vm, config) {
@@ -49,6 +51,17 @@ pub(super) fn assign(scratch: &Scratch, vm: u64, devices: &[DeviceSpec]) -> Resu
         }
     }
     Ok(())
+}
+
+/// log2 of the size of each BAR that is to have another.
+fn shifts(device: &DeviceSpec) -> Option<[u8; 6]> {
+    let mut shifts = [0; 6];
+    for wanted in &device.bar_sizes {
+        let place = shifts.get_mut(usize::try_from(wanted.bar).ok()?)?;
+        let exact = wanted.bytes.is_power_of_two() && wanted.bytes > 1;
+        *place = exact.then_some(wanted.bytes.trailing_zeros() as u8)?;
+    }
+    Some(shifts)
 }
 
 const fn flag(on: bool, bit: u32) -> u32 {
@@ -63,6 +76,14 @@ pub(super) fn refusal(status: Status) -> Option<&'static str> {
         Status::Unprotected => {
             Some("the device does DMA, no SMMU bounds it, and unsafe_dma is not set")
         }
+        Status::NoSuchSize => Some(
+            "a BAR of the device cannot have the size that bar_sizes asks for; its sizes are in \
+             /v1/devices",
+        ),
+        Status::NotIsolated => Some(
+            "another VM has a device that this one can reach past the SMMU: the ports above them \
+             have no access control; give both to one VM",
+        ),
         _ => None,
     }
 }
@@ -83,6 +104,14 @@ pub(super) fn list(scratch: &Scratch, name_of: impl Fn(u64) -> Option<String>) -
         .collect()
 }
 
+/// Returns the sizes in a set that has bit n for 2^n bytes.
+fn sizes(set: u64) -> Vec<u64> {
+    (0..64)
+        .map(|n| 1 << n)
+        .filter(|bytes| set & bytes != 0)
+        .collect()
+}
+
 fn view(info: &DeviceInfo, vm: Option<String>) -> Device {
     let flag = |n: u32| info.flags >> n & 1 == 1;
     let [mapped_4k, mapped_2m, mapped_1g] = info.mapped;
@@ -91,6 +120,7 @@ fn view(info: &DeviceInfo, vm: Option<String>) -> Device {
         id: format!("{:04x}:{:04x}", info.vendor, info.device),
         class: format!("{:06x}", info.class),
         bar_bytes: info.bar_bytes.to_vec(),
+        bar_sizes: info.bar_sizes.iter().map(|set| sizes(*set)).collect(),
         state: match info.state {
             DEVICE_ASSIGNED => DeviceState::Assigned,
             DEVICE_COMPANION => DeviceState::Companion,

@@ -92,10 +92,14 @@ pub(crate) struct Guest<'a> {
 impl<'a> Guest<'a> {
     pub(crate) fn start(skete: &'a Running, devices: &Value) -> Self {
         skete.push_payload("device");
+        Self::start_with(&skete.control, devices)
+    }
+
+    /// As [`Self::start`], for an appliance that has the guest already.
+    pub(crate) fn start_with(control: &'a Control, devices: &Value) -> Self {
         let spec = json!({
             "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" }, "devices": devices,
         });
-        let control = &skete.control;
         control
             .json("PUT /v1/vms/guest", &spec)
             .expect("can be defined");
@@ -385,6 +389,27 @@ fn a11_a_device_that_is_never_ready_aborts_the_toucher_alone(cpu: Cpu) {
     assert_eq!(leaves(&now)[0], 0);
     let (_, events) = events(control);
     assert!(events.contains("device.not_ready"), "{events}");
+    // A12: so does the control port: busy for as long, and then not ready; the guest runs on.
+    let line = format!("POST /v1/devices/{GPU}/actions");
+    let read = json!({ "action": "read", "bar": 4, "offset": 0, "bytes": 4 });
+    let begin = Instant::now();
+    let mut busy = 0;
+    let refused = loop {
+        let refused = control
+            .json(&line, &read)
+            .expect_err("is not ready")
+            .to_string();
+        if !refused.contains("device_busy") {
+            break refused;
+        }
+        busy += 1;
+        assert!(begin.elapsed() < PATIENCE, "{refused}");
+        assert_eq!(guest.run(&format!("r {:x}", LOW + 0x1498)), 0);
+    };
+    assert!(
+        refused.contains("device_not_ready") && busy >= 30,
+        "{busy}: {refused}"
+    );
     // The VM lives, and the next touch polls again.
     registers.ready();
     assert!(guest.run(&format!("when {usemem:x}")) < QUANTUM_MS);

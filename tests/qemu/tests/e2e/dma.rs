@@ -14,19 +14,23 @@ use crate::devices::{Guest, act, device, number};
 on_both_cpus!(
     d2_a_device_reaches_its_vm_s_memory_and_nothing_else,
     d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed,
+    d2_one_device_that_sees_all_is_enough_for_all_of_its_vm_s,
     d2_without_an_smmu_a_device_begins_nothing,
+    d2_without_an_smmu_dma_has_to_be_asked_for_by_name,
+    root_reaches_nothing_of_a_device_whoever_has_it,
     c10_what_a_device_does_not_answer_is_an_error_of_who_asked,
     stock_linux_uses_an_nvme_drive_and_resets_it_under_load,
+    a_gpu_s_messages_come_by_the_guest_s_its,
 );
 
 const EDU: &str = "0000:00:04.0";
 const NVME: &str = "0000:00:03.0";
-const BAR: u64 = 0x1000_0000;
-const RAM: u64 = 0x4000_0000;
+pub(crate) const BAR: u64 = 0x1000_0000;
+pub(crate) const RAM: u64 = 0x4000_0000;
 /// COMMAND: memory and bus master.
-const ON: u64 = 0b110;
+pub(crate) const ON: u64 = 0b110;
 
-fn machine(cpu: Cpu, smmu: bool, devices: &[&str]) -> Running {
+pub(crate) fn machine(cpu: Cpu, smmu: bool, devices: &[&str]) -> Running {
     let mut board = Appliance::board(cpu);
     let smmu: &[&str] = if smmu {
         &["-machine", "iommu=smmuv3"]
@@ -66,12 +70,17 @@ fn c10_what_a_device_does_not_answer_is_an_error_of_who_asked(cpu: Cpu) {
 }
 
 /// Has `edu` copy eight bytes from its own memory to `to`, and waits for the end.
-fn copy_out(guest: &mut Guest<'_>, to: u64) {
+pub(crate) fn copy_out(guest: &mut Guest<'_>, to: u64) {
+    copy_out_at(guest, BAR, to);
+}
+
+/// As [`copy_out`], by the device whose registers are at `bar`.
+fn copy_out_at(guest: &mut Guest<'_>, bar: u64, to: u64) {
     const OWN: u64 = 0x4_0000;
     for (register, value) in [(0x80, OWN), (0x88, to), (0x90, 8), (0x98, 0b11)] {
-        guest.run(&format!("w {:x} {value:x}", BAR + register));
+        guest.run(&format!("w {:x} {value:x}", bar + register));
     }
-    while guest.run(&format!("r {:x}", BAR + 0x98)) & 1 != 0 {}
+    while guest.run(&format!("r {:x}", bar + 0x98)) & 1 != 0 {}
 }
 
 /// Starts the guest with `edu`, and puts its BAR where it belongs.
@@ -232,6 +241,45 @@ fn d2_devices_reach_what_was_declared_and_the_rest_is_reclaimed(cpu: Cpu) {
     skete.shut_down();
 }
 
+fn d2_one_device_that_sees_all_is_enough_for_all_of_its_vm_s(cpu: Cpu) {
+    const OTHER: &str = "0000:00:05.0";
+    let more = ["-device", "edu,dma_mask=0xffffffff,addr=5"];
+    for declared in [[true, false], [false, true]] {
+        let skete = machine(cpu, true, &[&EDU_ARGS[..], &more].concat());
+        let control = &skete.control;
+        let [first, second] = declared;
+        let mut guest = Guest::start(
+            &skete,
+            &json!([
+                { "pci": EDU, "declared_dma": first }, { "pci": OTHER, "declared_dma": second },
+            ]),
+        );
+        for pci in [EDU, OTHER] {
+            let now = device(control, pci);
+            assert_eq!(now["dma_declared"], json!(false), "{declared:?}: {now}");
+            assert_eq!(number(&now, "dma_bytes"), 64 * MIB, "{declared:?}: {now}");
+        }
+        let refused = guest.run(&format!("declare {RAM:x} 1"));
+        assert_eq!(refused.cast_signed(), -1, "there is nothing to declare");
+        // Each of them reaches what nobody declared, and nothing else.
+        for slot in [1, 2] {
+            let bar = BAR * slot;
+            guest.run(&format!("cw {slot} 10 {bar:x}"));
+            guest.run(&format!("ch {slot} 4 {ON:x}"));
+            let inside = RAM + 32 * MIB;
+            guest.run(&format!("w {inside:x} 12345678"));
+            copy_out_at(&mut guest, bar, inside);
+            assert_eq!(guest.run(&format!("r {inside:x}")), 0);
+            copy_out_at(&mut guest, bar, RAM + 64 * MIB);
+        }
+        for pci in [EDU, OTHER] {
+            assert!(number(&device(control, pci), "dma_faults") > 0);
+        }
+        guest.off();
+        skete.shut_down();
+    }
+}
+
 fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
     let skete = machine(cpu, false, &EDU_ARGS);
     let control = &skete.control;
@@ -264,11 +312,170 @@ fn d2_without_an_smmu_a_device_begins_nothing(cpu: Cpu) {
     skete.shut_down();
 }
 
+fn d2_without_an_smmu_dma_has_to_be_asked_for_by_name(cpu: Cpu) {
+    let mut skete = machine(cpu, false, &EDU_ARGS);
+    skete.push_payload("device");
+    let spec = json!({
+        "cpus": 1, "memory_bytes": 64 * MIB, "boot": { "flat": "device" },
+        "devices": [{ "pci": EDU, "profile": "nvme" }],
+    });
+    let defined = skete.control.json("PUT /v1/vms/careful", &spec);
+    defined.expect("can be defined");
+    let refused = skete.control.act("careful", "start");
+    let refused = refused.expect_err("is refused");
+    let text = refused.to_string();
+    assert!(
+        text.contains("no SMMU bounds it, and unsafe_dma is not set"),
+        "{text}"
+    );
+    assert_eq!(device(&skete.control, EDU)["state"], "free");
+
+    // With the flag it works, and the control port says what that means.
+    let devices = json!([{ "pci": EDU, "unsafe_dma": true }]);
+    let control = skete.control.clone();
+    let mut guest = Guest::start_with(&control, &devices);
+    let now = device(&control, EDU);
+    assert_eq!(
+        (&now["dma"], &now["dma_bounded"]),
+        (&json!(true), &json!(false))
+    );
+    guest.run(&format!("cw 1 10 {BAR:x}"));
+    guest.run(&format!("ch 1 4 {ON:x}"));
+    // The device has the machine's addresses: where this page is there, only the test can see.
+    let inside = RAM + 32 * MIB + 0x128;
+    for (at, word) in [(inside, 0x5e_c2e7), (inside + 4, 0x1de_a1ed)] {
+        guest.run(&format!("w {at:x} {word:x}"));
+    }
+    let pa = find(&mut skete, 0x01de_a1ed_005e_c2e7);
+    assert_eq!(pa & 0xfff, 0x128);
+    copy_out(&mut guest, pa);
+    assert_eq!(guest.run(&format!("r {inside:x}")), 0);
+    assert_eq!(guest.run(&format!("r {:x}", inside + 4)), 0);
+    guest.off();
+    skete.shut_down();
+}
+
+/// Returns where in the machine's RAM, which stands still meanwhile, there is this one word.
+fn find(skete: &mut Running, wanted: u64) -> u64 {
+    const FIRST: u64 = 0x4000_0000;
+    let file = qemu::paths::target().join(format!("tmp/ram-{}", std::process::id()));
+    let qmp = skete.appliance.qmp();
+    qmp.run("stop", json!({})).expect("stops");
+    let save = json!({ "val": FIRST, "size": 2_u64 << 30, "filename": file });
+    qmp.run("pmemsave", save).expect("writes RAM to a file");
+    qmp.run("cont", json!({})).expect("goes on");
+    let mut ram = std::io::BufReader::new(File::open(&file).expect("was written"));
+    let mut chunk = vec![0; 1 << 20];
+    let mut places = Vec::new();
+    for part in 0..2048_u64 {
+        std::io::Read::read_exact(&mut ram, &mut chunk).expect("all of it");
+        for (n, word) in (0..).zip(chunk.chunks_exact(8)) {
+            if u64::from_le_bytes(word.try_into().expect("8 bytes")) == wanted {
+                places.push(FIRST + (part << 20) + n * 8);
+            }
+        }
+    }
+    std::fs::remove_file(file).expect("was there");
+    assert_eq!(places.len(), 1, "{places:x?}");
+    places[0]
+}
+
+/// Configuration space and memory of a device are core's, and its VM's while one has it; root, who
+/// gives it away, has them at no time. Nor has it what bounds devices.
+fn root_reaches_nothing_of_a_device_whoever_has_it(cpu: Cpu) {
+    let mut board = qemu::Board::new(cpu, qemu::paths::bare_root("direct"));
+    let words = [
+        "-machine",
+        "iommu=smmuv3",
+        "-device",
+        "pcie-root-port,id=rp,chassis=1,addr=2",
+        "-object",
+        "memory-backend-ram,id=m,size=16M",
+        "-device",
+        "ivshmem-plain,memdev=m,addr=1",
+        "-device",
+        "edu,bus=rp",
+    ];
+    board.more.extend(words.map(str::to_owned));
+    // QEMU's configuration space: of functions 00:01.0, 00:02.0 and 01:00.0. The windows that
+    // BARs are in, high and low; the SMMU; the page of the ITS that devices write to.
+    const PLACES: [u64; 7] = [
+        0x40_1000_8000,
+        0x40_1001_0000,
+        0x40_1010_0000,
+        0x80_0000_0000,
+        0x1000_0000,
+        0x0905_0000,
+        0x0809_0000,
+    ];
+    // A transport of virtio is root's: what is in reach is found to be.
+    const OWN: u64 = 0x0a00_0000;
+    let places: Vec<_> = PLACES.iter().map(|at| format!("{at:x}")).collect();
+    board.append = format!(
+        "guest=lock mib=64 device=8 probe={},{OWN:x}",
+        places.join(",")
+    );
+    let mut machine = qemu::Machine::start(&board, &crate::common::logs()).expect("QEMU starts");
+    let log = machine.output(PATIENCE).expect("root switches off");
+    assert!(
+        log.contains("DIRECT device 0x8 is the guest's device 1"),
+        "{log}"
+    );
+    for when in ["before", "while", "after"] {
+        let own = format!("DIRECT probe {when} {OWN:#x} IS REACHED (None None");
+        assert!(log.contains(&own), "no \"{own}\" in {log}");
+        for at in PLACES {
+            let line = format!("DIRECT probe {when} {at:#x} is out of reach");
+            assert!(log.contains(&line), "no \"{line}\" in {log}");
+        }
+    }
+}
+
+/// A drive plays the GPU: its registers, MSI-X table included, are BAR 0, and the memory of another
+/// function is BARs 2 and 4. Its driver in stock Linux asks no more of it.
+fn a_gpu_s_messages_come_by_the_guest_s_its(cpu: Cpu) {
+    let words = [
+        "-object",
+        "memory-backend-ram,id=m,size=2G",
+        "-device",
+        "ivshmem-plain,memdev=m,addr=1",
+        "-drive",
+        "driver=null-co,size=16M,if=none,id=d",
+        "-device",
+        "nvme,drive=d,serial=x,addr=3",
+    ];
+    let skete = machine(cpu, true, &words);
+    skete.push_linux();
+    let control = &skete.control;
+    let gpu = json!({
+        "pci": NVME, "profile": "nvgrace-gpu", "memory": "0000:00:01.0", "registers_bar": 0,
+    });
+    let spec = json!({
+        "cpus": 1, "memory_bytes": 192 * MIB, "boot": crate::common::linux(), "devices": [gpu],
+    });
+    control
+        .json("PUT /v1/vms/web", &spec)
+        .expect("can be defined");
+    control.start("web").expect("starts");
+    let mut shell = Shell::wait(control, "web", PATIENCE).expect("boots");
+    let mut run = |command: &str| shell.run(command, PATIENCE).expect("runs");
+    let sizes = run("awk '{print $1, $2}' /sys/bus/pci/devices/0000:00:01.0/resource | head -n 5");
+    assert_eq!(sizes.lines().count(), 5, "{sizes}");
+    run("dd if=/dev/nvme0n1 of=/dev/null bs=64k count=8 2>/dev/null");
+    let lines = run("grep nvme /proc/interrupts");
+    let messages = lines.lines().filter(|line| line.contains("ITS-"));
+    let taken = messages.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    assert!(taken.sum::<u64>() > 8, "{lines}");
+    assert!(!lines.contains("Level"), "the wire is not used: {lines}");
+    shell.power_off(PATIENCE).expect("ends as it wishes");
+    skete.shut_down();
+}
+
 /// A disk in a file.
-struct Disk(PathBuf);
+pub(crate) struct Disk(pub(crate) PathBuf);
 
 impl Disk {
-    fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         let name = std::thread::current()
             .name()
             .unwrap_or("x")
@@ -287,16 +494,21 @@ impl Drop for Disk {
 }
 
 fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
+    let nvme = "nvme,drive=d,serial=skete,addr=3";
+    linux_uses_a_drive(cpu, NVME, &["-device", nvme]);
+}
+
+/// Has stock Linux write to the drive `d`, which is the function `pci`, check it, and reset it.
+pub(crate) fn linux_uses_a_drive(cpu: Cpu, pci: &str, devices: &[&str]) {
     const RESETS: u64 = 5;
     let disk = Disk::new(64 * MIB);
     let drive = format!("file={},if=none,id=d,format=raw", disk.0.display());
-    let nvme = "nvme,drive=d,serial=skete,addr=3";
-    let skete = machine(cpu, true, &["-drive", &drive, "-device", nvme]);
+    let skete = machine(cpu, true, &[&["-drive", drive.as_str()], devices].concat());
     skete.push_linux();
     let control = &skete.control;
     let spec = json!({
         "cpus": 1, "memory_bytes": 192 * MIB, "boot": crate::common::linux(),
-        "devices": [{ "pci": NVME, "profile": "nvme" }],
+        "devices": [{ "pci": pci, "profile": "nvme" }],
     });
     control
         .json("PUT /v1/vms/web", &spec)
@@ -352,7 +564,7 @@ fn stock_linux_uses_an_nvme_drive_and_resets_it_under_load(cpu: Cpu) {
     let lines = run(interrupts);
     assert!(lines.lines().filter(is_message).count() >= 2, "{lines}");
     run("dd if=/dev/urandom of=/root/g bs=64k count=16 2>/dev/null; sync");
-    let now = device(control, NVME);
+    let now = device(control, pci);
     assert_eq!(number(&now, "generation"), RESETS + 1);
     assert_eq!(number(&now, "dma_faults"), 0);
     // Its registers, but the two pages with the MSI-X table and its pending bits.

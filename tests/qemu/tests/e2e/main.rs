@@ -21,6 +21,7 @@ macro_rules! on_both_cpus {
 
 mod bare;
 mod beside;
+mod bridges;
 mod builds;
 mod common;
 mod cpu_api;
