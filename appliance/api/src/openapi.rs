@@ -1,5 +1,6 @@
 //! The OpenAPI 3.1 document, made from the types. Developer's machine only.
 
+mod image;
 mod vcpu;
 
 use alloc::format;
@@ -11,9 +12,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    ActionRequest, Code, DeviceData, DeviceList, DeviceRequest, Event, Image, ImageList, ImageSpec,
-    Memory, MemoryDone, MemoryPolicy, MemoryRequest, Operation, OperationList, PowerRequest,
-    Problem, ServerInfo, Vm, VmList, VmSpec,
+    ActionRequest, Code, DeviceData, DeviceList, DeviceRequest, Event, Memory, MemoryDone,
+    MemoryPolicy, MemoryRequest, Operation, OperationList, PowerRequest, Problem, ServerInfo, Vm,
+    VmList, VmSpec,
 };
 
 /// What an operation takes or gives.
@@ -226,6 +227,7 @@ fn entry(
 
 fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
     let mut all = most_entries(schemas);
+    all.extend(image::entries(schemas));
     all.extend(vcpu::entries(schemas));
     all
 }
@@ -237,22 +239,9 @@ fn entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
 fn most_entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
     use Content::{Bytes, Json, None};
     let vm = reference::<Vm>(schemas);
-    let image = reference::<Image>(schemas);
     let operation = reference::<Operation>(schemas);
     let text = "text/plain";
     let info = Json(reference::<ServerInfo>(schemas));
-    let images = Json(reference::<ImageList>(schemas));
-    let refusals: &[Code] = &[
-        Code::ImageNotFound,
-        Code::UploadOffset,
-        Code::ImageComplete,
-        Code::UploadSuperseded,
-        Code::LengthRequired,
-        Code::Invalid,
-        Code::WrongDigest,
-        Code::NotAnImage,
-        Code::NoMemory,
-    ];
     let vms = Json(reference::<VmList>(schemas));
     let operations = Json(reference::<OperationList>(schemas));
     let power = reference::<PowerRequest>(schemas);
@@ -294,90 +283,6 @@ fn most_entries(schemas: &mut SchemaGenerator) -> Vec<Entry> {
             "The server and the machine",
             [(200, info)].into(),
         ),
-        entry(
-            "/v1/images",
-            "GET",
-            "list_images",
-            "Every image",
-            [(200, images)].into(),
-        ),
-        Entry {
-            refusals: &[Code::ImageNotFound],
-            ..entry(
-                "/v1/images/{name}",
-                "GET",
-                "get_image",
-                "An image",
-                [(200, Json(image.clone()))].into(),
-            )
-        },
-        Entry {
-            takes: Json(reference::<ImageSpec>(schemas)),
-            refusals: &[
-                Code::BadJson,
-                Code::NameTaken,
-                Code::UnsupportedMediaType,
-                Code::Invalid,
-                Code::TableFull,
-            ],
-            ..entry(
-                "/v1/images/{name}",
-                "PUT",
-                "put_image",
-                "Defines an image; its data comes after",
-                [(200, Json(image.clone())), (201, Json(image.clone()))].into(),
-            )
-        },
-        Entry {
-            refusals: &[Code::ImageNotFound, Code::ImageInUse],
-            ..entry(
-                "/v1/images/{name}",
-                "DELETE",
-                "delete_image",
-                "Deletes an image that no running VM boots",
-                [(204, None)].into(),
-            )
-        },
-        Entry {
-            refusals: &[Code::ImageNotFound],
-            ..entry(
-                "/v1/images/{name}/data",
-                "HEAD",
-                "upload_offset",
-                "Where an upload goes on: Upload-Offset, Upload-Length",
-                [(200, None)].into(),
-            )
-        },
-        Entry {
-            parameters: &[DIGEST],
-            takes: Bytes("application/octet-stream"),
-            refusals,
-            ..entry(
-                "/v1/images/{name}/data",
-                "PUT",
-                "upload_image",
-                "Uploads an image from its beginning; Content-Length is required",
-                [(200, Json(image.clone()))].into(),
-            )
-        },
-        Entry {
-            parameters: &[
-                DIGEST,
-                (
-                    "Upload-Offset",
-                    "Where in the image this piece begins: as many bytes as have arrived",
-                ),
-            ],
-            takes: Bytes("application/octet-stream"),
-            refusals,
-            ..entry(
-                "/v1/images/{name}/data",
-                "PATCH",
-                "resume_upload",
-                "Goes on with an upload",
-                [(200, Json(image)), (204, None)].into(),
-            )
-        },
         entry(
             "/v1/devices",
             "GET",
