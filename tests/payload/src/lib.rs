@@ -28,6 +28,7 @@ pub mod fp;
 pub mod gic;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod its;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod late;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub mod machine;
