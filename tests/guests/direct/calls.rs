@@ -1,6 +1,7 @@
 //! Core calls, whose refusals are of interest here.
 
 use guest_abi::core_call::{CoreCall, HostInfo, Status, VmInfo};
+use guest_abi::vcpu_info::VcpuInfo;
 pub(crate) use payload::root::{Block, root_boot, window};
 
 /// Makes a core call; returns x1 and x2.
@@ -20,5 +21,12 @@ pub(crate) fn host_info() -> HostInfo {
 pub(crate) fn vm_info(vm: u64) -> Result<VmInfo, Status> {
     let block = Block::grant(0)?;
     call(CoreCall::VmInfo, [vm, block.pa, 0, 0])?;
+    Ok(block.record())
+}
+
+/// Returns what core says of a vCPU, if there is one with this number.
+pub(crate) fn vcpu_info(vm: u64, vcpu: u64) -> Result<VcpuInfo, Status> {
+    let block = Block::grant(0)?;
+    call(CoreCall::VcpuInfo, [vm, vcpu, block.pa, 0])?;
     Ok(block.record())
 }

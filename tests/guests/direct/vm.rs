@@ -153,6 +153,9 @@ impl Vm {
                     "DIRECT vm{} leaves {:?} exits {:?}",
                     self.n, info.leaves, info.exits
                 );
+                let vcpus = (0..).map_while(|vcpu| calls::vcpu_info(self.handle, vcpu).ok());
+                let switches: u64 = vcpus.map(|vcpu| vcpu.switches).sum();
+                println!("DIRECT vm{} switches {switches}", self.n);
             }
             Err(status) => println!("DIRECT vm{} VmInfo: {status:?}", self.n),
         }

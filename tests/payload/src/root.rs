@@ -5,6 +5,7 @@
 use guest_abi::core_call::{CoreCall, HostInfo, Status, VmInfo};
 use guest_abi::memory_call::{HostMemory, MemoryPolicy, VmMemory};
 use guest_abi::root_boot::{ROOT_BOOT_MAGIC, RootBoot};
+use guest_abi::vcpu_info::VcpuInfo;
 
 use crate::psci::{self, Conduit};
 use crate::{machine, mem};
@@ -143,6 +144,7 @@ impl Drop for Block {
 pub trait Record: Copy {}
 impl Record for HostInfo {}
 impl Record for VmInfo {}
+impl Record for VcpuInfo {}
 impl Record for HostMemory {}
 impl Record for VmMemory {}
 

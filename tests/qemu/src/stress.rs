@@ -59,6 +59,33 @@ pub fn migrations(
     Ok(Outcome::Passed(facts.unwrap_or("").trim().to_owned()))
 }
 
+/// Two VMs with two vCPUs each on one core write their registers and look again, `rounds` times in
+/// each test (C3, C4). Fails if vCPUs were put on the core fewer than `switches` times.
+pub fn registers(
+    cpu: Cpu,
+    rounds: u32,
+    switches: u64,
+    logs: &Path,
+    patience: Duration,
+) -> Result<Outcome> {
+    let orders = format!("guest=conformance vms=2 vcpus=2 mib=64 args=rounds={rounds}");
+    let log = direct(cpu, 1, &orders, logs, patience)?;
+    ensure!(
+        log.matches("failed=0").count() == 2,
+        "not both came to their end:\n{}",
+        last_lines(log.as_bytes(), 20)
+    );
+    let of = |line: &str| line.split_once(" switches ")?.1.trim().parse::<u64>().ok();
+    let seen: u64 = log.lines().filter_map(of).sum();
+    ensure!(
+        seen >= switches,
+        "only {seen} switches, {switches} are wanted: more rounds"
+    );
+    Ok(Outcome::Passed(format!(
+        "{rounds} rounds, {seen} switches between vCPUs"
+    )))
+}
+
 /// Runs a guest with four vCPUs on two cores `runs` times, one after the other: timer
 /// interrupts at odd times on all of them, each to come once, none early, none lost.
 pub fn timers(cpu: Cpu, runs: u32, seed: u32, logs: &Path, patience: Duration) -> Result<Outcome> {

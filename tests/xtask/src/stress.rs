@@ -32,6 +32,19 @@ pub(crate) enum Stress {
         #[arg(long)]
         no_sanity: bool,
     },
+    /// Two VMs on one core write every register and look again, over and over: each finds its
+    /// own (C3, C4)
+    Registers {
+        /// CPU model
+        #[arg(long, default_value = "max")]
+        cpu: Cpu,
+        /// How often the tests of both write and look
+        #[arg(long, default_value_t = 10_000)]
+        rounds: u32,
+        /// How often vCPUs must have been put on the core
+        #[arg(long, default_value_t = 100_000)]
+        switches: u64,
+    },
     /// Timer interrupts at odd times on four vCPUs on two cores: none early, none lost
     Timers {
         /// CPU model
@@ -61,6 +74,11 @@ pub(crate) fn stress(what: Stress) -> Result<ExitCode> {
             moves,
             no_sanity,
         } => stress::migrations(cpu, smp, moves, !no_sanity, &logs, patience)?,
+        Stress::Registers {
+            cpu,
+            rounds,
+            switches,
+        } => stress::registers(cpu, rounds, switches, &logs, patience)?,
         Stress::Timers { cpu, runs, seed } => stress::timers(cpu, runs, seed, &logs, patience)?,
     };
     Ok(match outcome {
