@@ -3,7 +3,7 @@
 //! The same image runs under plain QEMU, whose answers are the oracle wherever Skete
 //! promises no more than the architecture. Where it promises more, `on_skete` asks.
 //!
-//! Boot arguments: `rounds=N` for the tests that repeat, `seed=N` for those that draw,
+//! Boot arguments: `rounds=N` for the tests that repeat, `psci=N` for those of PSCI that do, `seed=N` for those that draw,
 //! `serror=1` if somebody makes SErrors pending, and
 //! `c1list=1` to print every system register that reads.
 #![no_std]

@@ -11,7 +11,9 @@ use payload::{TestResult, cpu, expect, expect_eq, gic, machine, mmu, println, ps
 const ON: i64 = 0;
 const OFF: i64 = 1;
 /// Rounds of the tests that race.
-const ROUNDS: u64 = 50;
+fn rounds() -> u64 {
+    machine::argument("psci").unwrap_or(50)
+}
 
 pub(crate) fn features() -> TestResult {
     let version = psci::result32(psci::hvc(VERSION, 0, 0, 0));
@@ -130,7 +132,7 @@ extern "C" fn count() {
 pub(crate) fn cycles() -> TestResult {
     RUNS.store(0, Ordering::Release);
     let mut runs = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         for index in 1..machine::cpus() {
             expect_eq!(smp::start(index, count), SUCCESS, "vCPU {index} {round}");
             expect!(smp::wait_off(index), "vCPU {index} {round}");
@@ -193,7 +195,7 @@ pub(crate) fn one_winner() -> TestResult {
     let racers = machine::cpus() as u64 - 1;
     RUNS.store(0, Ordering::Release);
     WINNERS.store(0, Ordering::Release);
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds() {
         ANSWERED.store(0, Ordering::Release);
         ROUND.store(round, Ordering::Release);
         race();

@@ -86,6 +86,20 @@ pub fn registers(
     )))
 }
 
+/// Four vCPUs on two cores switch one another on and off `rounds` times (S6).
+pub fn power(cpu: Cpu, rounds: u32, logs: &Path, patience: Duration) -> Result<Outcome> {
+    let orders = format!("guest=conformance vcpus=4 mib=64 args=psci={rounds}");
+    let log = direct(cpu, 2, &orders, logs, patience)?;
+    ensure!(
+        log.contains("failed=0"),
+        "the guest did not come to its end:\n{}",
+        last_lines(log.as_bytes(), 20)
+    );
+    Ok(Outcome::Passed(format!(
+        "{rounds} rounds in which each of three was switched on, and as many in which one was by three"
+    )))
+}
+
 /// Runs a guest with four vCPUs on two cores `runs` times, one after the other: timer
 /// interrupts at odd times on all of them, each to come once, none early, none lost.
 pub fn timers(cpu: Cpu, runs: u32, seed: u32, logs: &Path, patience: Duration) -> Result<Outcome> {

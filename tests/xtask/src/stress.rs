@@ -39,11 +39,20 @@ pub(crate) enum Stress {
         #[arg(long, default_value = "max")]
         cpu: Cpu,
         /// How often the tests of both write and look
-        #[arg(long, default_value_t = 10_000)]
+        #[arg(long, default_value_t = 25_000)]
         rounds: u32,
         /// How often vCPUs must have been put on the core
         #[arg(long, default_value_t = 100_000)]
         switches: u64,
+    },
+    /// Four vCPUs on two cores switch one another on and off: one wins, each time (S6)
+    Power {
+        /// CPU model
+        #[arg(long, default_value = "max")]
+        cpu: Cpu,
+        /// How often; each time three ask for the fourth
+        #[arg(long, default_value_t = 35_000)]
+        rounds: u32,
     },
     /// Timer interrupts at odd times on four vCPUs on two cores: none early, none lost
     Timers {
@@ -79,6 +88,7 @@ pub(crate) fn stress(what: Stress) -> Result<ExitCode> {
             rounds,
             switches,
         } => stress::registers(cpu, rounds, switches, &logs, patience)?,
+        Stress::Power { cpu, rounds } => stress::power(cpu, rounds, &logs, patience)?,
         Stress::Timers { cpu, runs, seed } => stress::timers(cpu, runs, seed, &logs, patience)?,
     };
     Ok(match outcome {
