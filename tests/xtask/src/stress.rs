@@ -39,7 +39,7 @@ pub(crate) enum Stress {
         #[arg(long, default_value = "max")]
         cpu: Cpu,
         /// How often the tests of both write and look
-        #[arg(long, default_value_t = 25_000)]
+        #[arg(long, default_value_t = 30_000)]
         rounds: u32,
         /// How often vCPUs must have been put on the core
         #[arg(long, default_value_t = 100_000)]
