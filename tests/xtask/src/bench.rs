@@ -150,6 +150,9 @@ fn measure(cpu: Cpu, part: Part) -> Result<Results> {
     Ok(lines.into_iter().map(|(key, n)| (key, json!(n))).collect())
 }
 
+/// Times that Linux boots, with stolen time and without.
+const BOOTS: u32 = 3;
+
 fn appliance(cpu: Cpu) -> Result<Results> {
     let mut board = Appliance::board(cpu);
     board.counted = true;
@@ -183,8 +186,17 @@ fn appliance(cpu: Cpu) -> Result<Results> {
     for (key, value) in operations(&control, "messages", &device)? {
         keep(&key, value);
     }
-    let (boot, overhead) = linux(&control, "told", &[])?;
-    let (untold, _) = linux(&control, "untold", &["stolen-time"])?;
+    control.push("linux", "kernel", &fs::read(paths::guest_kernel())?)?;
+    control.push("busybox", "initrd", &fs::read(paths::guest_initrd())?)?;
+    // Each time we ask how far it is, root has work: the quickest of some is the one that was
+    // disturbed least.
+    let (mut boot, mut untold, mut overhead) = (u64::MAX, u64::MAX, 0);
+    for n in 0..BOOTS {
+        let (insns, beyond) = linux(&control, &format!("told-{n}"), &[])?;
+        (boot, overhead) = (boot.min(insns), beyond);
+        let (insns, _) = linux(&control, &format!("untold-{n}"), &["stolen-time"])?;
+        untold = untold.min(insns);
+    }
     keep("guest_boot_insns", boot);
     keep("guest_boot_untold_insns", untold);
     keep(
@@ -291,10 +303,6 @@ fn operations(control: &Control, name: &str, devices: &Value) -> Result<Vec<(Str
 /// off at once. Returns the nanoseconds that its
 /// vCPU ran, exits included, and what the VM took beyond its RAM.
 fn linux(control: &Control, name: &str, hide: &[&str]) -> Result<(u64, u64)> {
-    if hide.is_empty() {
-        control.push("linux", "kernel", &fs::read(paths::guest_kernel())?)?;
-        control.push("busybox", "initrd", &fs::read(paths::guest_initrd())?)?;
-    }
     let boot = json!({
         "kernel": "linux", "initrd": "busybox",
         "cmdline": "console=ttyAMA0 rdinit=/bench",
