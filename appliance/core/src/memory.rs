@@ -12,7 +12,7 @@ use boot_info::{BootInfo, FreeRuns, Range};
 use gmap::Pool;
 use spin::Mutex;
 
-use crate::scrub;
+use crate::{per_cpu, scrub};
 
 /// The machine's free frames.
 static POOL: Mutex<Option<Pool<'static>>> = Mutex::new(None);
@@ -144,11 +144,14 @@ pub(crate) fn largest_order() -> Option<u8> {
 
 /// Allocates `4096 << order` bytes as they are.
 pub(crate) fn alloc(order: u8) -> Option<Pa> {
-    let pa = POOL.lock().as_mut()?.alloc(order);
-    if pa.is_some() || !scrub::release() {
-        return pa;
+    let mut pa = POOL.lock().as_mut()?.alloc(order);
+    if pa.is_none() && scrub::release() {
+        pa = POOL.lock().as_mut()?.alloc(order);
     }
-    POOL.lock().as_mut()?.alloc(order)
+    if pa.is_none() {
+        per_cpu::this().short.fetch_add(1, Ordering::Relaxed);
+    }
+    pa
 }
 
 /// Allocates `4096 << order` zeroed bytes.

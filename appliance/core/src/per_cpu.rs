@@ -54,6 +54,8 @@ pub(crate) struct PerCpu {
     pub(crate) scrubbing: Mutex<Option<gmap::Scrubbing>>,
     /// What had been taken out of tables when it last held no reference from one: see `grace`.
     pub(crate) let_go: AtomicU64,
+    /// How often the pool had not what this core asked for.
+    pub(crate) short: AtomicU64,
     /// The locks of VMs' memory that this core holds, as [`gmap::Held`] has them.
     pub(crate) locks: AtomicU8,
 }
@@ -72,6 +74,7 @@ impl PerCpu {
             floor: AtomicU64::new(0),
             yielding: AtomicBool::new(false),
             let_go: AtomicU64::new(0),
+            short: AtomicU64::new(0),
             locks: AtomicU8::new(0),
             misplaced: AtomicBool::new(false),
             waited: AtomicU64::new(0),

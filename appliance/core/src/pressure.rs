@@ -14,7 +14,7 @@ use guest_abi::root_boot::VMS_MAX;
 use spin::Mutex;
 
 use crate::guest::{self, Vm};
-use crate::memory;
+use crate::{memory, per_cpu};
 
 /// Bytes with which any fault can be answered, and a VM be made: what lacks memory while there
 /// is so much lacks what no page of a guest's can give it.
@@ -75,23 +75,34 @@ pub(crate) fn patient<T>(
     root: &Vm,
     mut work: impl FnMut() -> Result<T, Status>,
 ) -> Result<T, Status> {
-    /// Slices of 256 leaves.
+    /// Slices at the most.
     const TRIES: usize = 16;
+    /// Times that there was memory right after there had been none: who is so often too late
+    /// asks for more than any piece of it.
+    const TOO_LATE: usize = 8;
+    let short = &per_cpu::this().short;
+    let mut late = 0;
     for _ in 0..TRIES {
-        let before = memory::pool_bytes();
+        let before = short.load(Ordering::Relaxed);
         let result = work();
         if !matches!(result, Err(Status::Exhausted)) {
             root.asking.satisfied();
             return result;
         }
-        let after = memory::pool_bytes();
-        if before.min(after) >= ENOUGH {
-            // There was memory all the time: it is something else.
+        if short.load(Ordering::Relaxed) == before {
+            // It had all the memory it asked for: it is something else.
             return result;
         }
-        // Unless another core has just brought some. Waits for the slice of another core's:
-        // root has nothing else to do meanwhile.
-        if after < ENOUGH && !root.asking.slice(&mut ROUND.lock()) {
+        if memory::pool_bytes() >= ENOUGH {
+            // Another core has just brought some.
+            late += 1;
+            if late == TOO_LATE {
+                return result;
+            }
+            continue;
+        }
+        // Waits for the slice of another core's: root has nothing else to do meanwhile.
+        if !root.asking.slice(&mut ROUND.lock()) {
             return work();
         }
     }
