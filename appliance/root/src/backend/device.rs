@@ -59,7 +59,8 @@ fn shifts(device: &DeviceSpec) -> Option<[u8; 6]> {
     for wanted in &device.bar_sizes {
         let place = shifts.get_mut(usize::try_from(wanted.bar).ok()?)?;
         let exact = wanted.bytes.is_power_of_two() && wanted.bytes > 1;
-        *place = exact.then_some(wanted.bytes.trailing_zeros() as u8)?;
+        let [shift, ..] = wanted.bytes.trailing_zeros().to_le_bytes();
+        *place = exact.then_some(shift)?;
     }
     Some(shifts)
 }
