@@ -7,9 +7,11 @@ use proptest::prelude::*;
 use crate::Line;
 
 /// Values that options accept; what is not here takes any word.
-const GOOD: [(&str, &str); 7] = [
+const GOOD: [(&str, &str); 9] = [
     ("moves", "5000"),
     ("runs", "100"),
+    ("rounds", "300"),
+    ("switches", "400"),
     ("seed", "7"),
     ("cpu", "cortex-a72"),
     ("smp", "3"),
