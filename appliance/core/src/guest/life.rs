@@ -98,8 +98,8 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
         return Err(Status::Invalid);
     }
     let mut lifecycle = LIFECYCLE.lock();
-    // What is there to be had is to be had now; if a core is late, it is later.
-    let _ = lifecycle.bury();
+    // The grave is for this VM, should root not be able to see it. Root asks again.
+    lifecycle.bury()?;
     let slot = (0..VMS_MAX)
         .find(|slot| by_slot(*slot).is_none())
         .ok_or(Status::Exhausted)?;
