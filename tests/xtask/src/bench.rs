@@ -87,7 +87,7 @@ const KEYS: [(&str, &str, Option<u64>); 71] = [
     ("irq_late_write", "insns", Some(20_000)),
     ("irq_late_grant", "insns", Some(20_000)),
     ("irq_late_release", "insns", Some(20_000)),
-    ("irq_late_create", "insns", Some(20_000)),
+    ("irq_late_create", "insns", Some(120_000)),
 ];
 
 /// A PCI function to give to a VM; what it does does not matter.
