@@ -111,7 +111,10 @@ fn guests() {
     let (late, done) = call(vm, [PAGE_STATE.into(), unused, pages, 256]);
     assert!(done < 256, "{done} states set: it is over too soon");
     report("states", late);
-    vm.order(crate::orders::EACH, [PAGE_STATE.into(), unused, pages, 255 - done]);
+    vm.order(
+        crate::orders::EACH,
+        [PAGE_STATE.into(), unused, pages, 255 - done],
+    );
     let (late, done) = call(vm, [PAGE_STATE_DRAIN.into(), 0, 0, 0]);
     assert!(done < 250, "{done} pages freed: it is over too soon");
     report("drain", late);
@@ -136,7 +139,15 @@ fn scans() {
         });
     }
     of_calls("drop", CoreCall::VmReclaim, TIMES, |_, cursor| {
-        [pages.handle, reclaim::DROP, area(32), 32 << 20, cursor, 0, 0]
+        [
+            pages.handle,
+            reclaim::DROP,
+            area(32),
+            32 << 20,
+            cursor,
+            0,
+            0,
+        ]
     });
     for (vm, order) in asleep {
         vm.wait(order);
@@ -164,10 +175,28 @@ fn copies() {
     nap();
     let frame = Block::new(4);
     let built = Vm::create(RAM).expect("memory for a VM");
-    let loaded = |n: u64| [built.handle, RAM_BASE + n * LARGE, frame.pa, 64 << 10, 0, 0, 0];
+    let loaded = |n: u64| {
+        [
+            built.handle,
+            RAM_BASE + n * LARGE,
+            frame.pa,
+            64 << 10,
+            0,
+            0,
+            0,
+        ]
+    };
     of_parts("load", CoreCall::VmCopyIn, 64 << 10, loaded);
     of_parts("write", CoreCall::VmWrite, 64 << 10, |n| {
-        [vm.handle, area(128) + n * LARGE, 64 << 10, frame.pa, 0, 0, 0]
+        [
+            vm.handle,
+            area(128) + n * LARGE,
+            64 << 10,
+            frame.pa,
+            0,
+            0,
+            0,
+        ]
     });
     built.end();
     drop(frame);
