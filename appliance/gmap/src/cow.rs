@@ -208,7 +208,7 @@ impl Gmap {
             true => self.policy.largest,
             false => self.policy.copy,
         };
-        let level = self.best_level(ipa, place.level.max(largest))?;
+        let level = self.best_level(machine, ipa, place.level.max(largest))?;
         Ok(Look::Shared(Want { level, ..want }))
     }
 

@@ -187,7 +187,7 @@ impl Gmap {
             Entry::Empty => {
                 let want = Want {
                     ipa,
-                    level: self.best_level(ipa, place.level)?,
+                    level: self.best_level(machine, ipa, place.level)?,
                     ticket,
                     from: None,
                     zeroes: false,
@@ -200,7 +200,15 @@ impl Gmap {
     }
 
     /// Returns the level of the largest leaf that may be linked for `ipa`, at or below `at`.
-    pub(crate) fn best_level(&self, ipa: Ipa, at: Level) -> Result<Level, FaultError> {
+    ///
+    /// Of 1 GiB only where no page has a word: what is said of each would have to be brought up to
+    /// date in one step with the leaf.
+    pub(crate) fn best_level(
+        &self,
+        machine: &impl Machine,
+        ipa: Ipa,
+        at: Level,
+    ) -> Result<Level, FaultError> {
         let slot = self.slots.find(ipa.raw()).ok_or(FaultError::NoSlot)?;
         let room = self
             .policy
@@ -210,6 +218,7 @@ impl Gmap {
             .into_iter()
             .filter(|level| *level >= at && *level >= self.largest())
             .filter(|level| level.span() <= room)
+            .filter(|level| *level > Level::L1 || !self.sidecar.has_words_near(machine, ipa))
             .find(|level| slot.holds_block(ipa.raw(), *level))
             .ok_or(FaultError::OutOfMemory)
     }

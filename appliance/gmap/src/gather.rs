@@ -113,6 +113,11 @@ impl Gather {
         self.hold(machine, leaf.base(), level.order(), leaf.shared());
     }
 
+    /// As [`Self::frame`], for a frame that was seen to hold zeroes since nobody writes to it.
+    pub(crate) fn zeroes(&mut self, machine: &mut impl Machine, leaf: Leaf, level: Level) {
+        self.hold(machine, leaf.base(), level.order(), leaf.shared());
+    }
+
     /// Takes over a table on the way to `ipa` that is no longer linked.
     pub(crate) fn table(&mut self, machine: &mut impl Machine, ipa: Ipa, table: Pa) {
         self.flush.table(ipa);

@@ -1,5 +1,5 @@
 //! What takes long with one large leaf, a part at a time: its frame is copied to another, or
-//! looked at for zeroes.
+//! looked at for zeroes; or the frame of one that is gone, of a VM that wipes, is scrubbed.
 //!
 //! Between two parts the VM's lock is let go and its vCPUs run. So the leaf is *held* meanwhile:
 //! nobody may write through it, and it can be read as ever. A held leaf is as good as any other
@@ -42,6 +42,8 @@ enum What {
     Moved,
     /// Is looked at.
     Look,
+    /// Is gone, and its frame is scrubbed; a move did that, or somebody who took it.
+    Wipe { moved: bool },
 }
 
 /// How far one part of the work got.
@@ -61,7 +63,8 @@ impl Half {
     /// Returns whether `leaf`, at `base`, is the one and is as it was held.
     fn is(&self, base: Ipa, level: Level, leaf: Leaf) -> bool {
         let same = (self.base, self.level, self.from) == (base, level, leaf.base());
-        same && leaf.held() && self.what != What::Moved
+        let held = matches!(self.what, What::Move { .. } | What::Look);
+        same && held && leaf.held()
     }
 
     /// Takes the next part: where it begins in the leaf.
@@ -84,6 +87,9 @@ impl Gmap {
         ipa: Ipa,
         place: &mut Place,
     ) -> Part {
+        if self.wipe_part(machine) {
+            return Part::More;
+        }
         let (Entry::Leaf(leaf), level) = (place.entry(), place.level) else {
             return Part::Whole;
         };
@@ -149,11 +155,48 @@ impl Gmap {
             machine.free(to, level.order());
             return Part::Lost;
         };
-        let mut gather = Gather::new(self.vmid, self.wipes());
+        self.counters.moved();
+        if self.wipes() {
+            self.begin_wipe(ipa, level, old, true);
+            return Part::More;
+        }
+        let mut gather = Gather::new(self.vmid, false);
         gather.frame(machine, old, level);
         gather.complete(machine);
-        self.counters.moved();
         Part::Whole
+    }
+
+    /// From now on the frame of `old`, which nobody reaches any more, is scrubbed and then freed.
+    /// Nothing else is half done.
+    pub(crate) fn begin_wipe(&mut self, base: Ipa, level: Level, old: Leaf, moved: bool) {
+        self.half = Some(Half {
+            base,
+            level,
+            from: old.base(),
+            done: 0,
+            what: What::Wipe { moved },
+        });
+    }
+
+    /// Scrubs a part of the frame that is to be, if there is one. Returns whether there is more.
+    pub(crate) fn wipe_part(&mut self, machine: &mut impl Machine) -> bool {
+        let Some(half) = self.half.as_mut() else {
+            return false;
+        };
+        let What::Wipe { moved } = half.what else {
+            return false;
+        };
+        let offset = half.part();
+        machine.scrub(inside(half.from, offset), PART_ORDER);
+        if !half.whole() {
+            return true;
+        }
+        machine.free(half.from, half.level.order());
+        half.what = What::Moved;
+        if !moved {
+            self.half = None;
+        }
+        false
     }
 
     /// Looks at a part of the block at `place`, which begins at `ipa`: [`Part::Whole`] when all
@@ -167,6 +210,9 @@ impl Gmap {
         let (Entry::Leaf(leaf), level) = (place.entry(), place.level) else {
             return Part::Lost;
         };
+        if self.wipe_part(machine) {
+            return Part::More;
+        }
         let Some(half) = self.half.as_mut().filter(|half| half.what == What::Look) else {
             self.end_half(machine);
             self.hold(machine, ipa, place, What::Look);
@@ -213,6 +259,8 @@ impl Gmap {
 
     /// Gives up what is half done, if anything: as if it had never begun.
     pub(crate) fn end_half(&mut self, machine: &mut impl Machine) {
+        // Nobody who ends a slice with a frame to be wiped comes here before it is: but at the end.
+        while self.wipe_part(machine) {}
         let Some(half) = self.half.take() else { return };
         if let What::Move { to, .. } = half.what {
             machine.free(to, half.level.order());
@@ -228,7 +276,12 @@ impl Gmap {
             let end = half.base.raw().saturating_add(half.level.span());
             at.is_none_or(|at| end <= at)
         };
-        if self.half.as_ref().is_some_and(passed) {
+        let wipes = |half: &Half| matches!(half.what, What::Wipe { .. });
+        if self
+            .half
+            .as_ref()
+            .is_some_and(|half| passed(half) && !wipes(half))
+        {
             self.end_half(machine);
         }
     }
@@ -274,7 +327,11 @@ impl Gmap {
             let what = What::Moved;
             self.half = Some(Half { what, ..half });
         }
+        // The old frame may be still to be scrubbed; nobody waits for that.
         part == Part::More
+            && self
+                .half
+                .is_some_and(|half| matches!(half.what, What::Move { .. }))
     }
 }
 

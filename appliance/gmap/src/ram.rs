@@ -84,6 +84,11 @@ impl Gmap {
             State::Leaving(at) => at,
             State::Here => slot.start,
         };
+        if self.wipe_all(machine) {
+            let state = State::Leaving(from);
+            self.slots.set(slot.start, Some(Slot { state, ..slot }));
+            return Ok(Some(address(from)));
+        }
         // Again in each slice: a neighbour may have been folded into an entry with the rest.
         self.cut(machine, from, slot.end, Cut::All)?;
         let reached = self.clear(machine, from, slot.end, budget, Descriptor::HOLE);
@@ -113,6 +118,9 @@ impl Gmap {
         let slot = self.slots.find(ipa.raw()).ok_or(Error::NotRam)?;
         if end > slot.end {
             return Err(Error::NotRam);
+        }
+        if self.wipe_all(machine) {
+            return Ok(Some(ipa));
         }
         self.cut(machine, ipa.raw(), end, Cut::Leaves)?;
         let reached = self.clear(machine, ipa.raw(), end, budget, Descriptor::EMPTY);
@@ -202,7 +210,10 @@ impl Gmap {
             let ipa = address(at);
             let mut place = self.place(machine, ipa);
             budget.pay(machine, place.entry());
-            self.clear_entry(machine, ipa, &mut place, ram, &mut gather);
+            if self.clear_entry(machine, ipa, &mut place, ram, &mut gather) {
+                // Whoever is told that there is more here comes again.
+                break;
+            }
             let following = next(at, place.level);
             // A table is looked at once, when its last entry in the range is done.
             let leaves_table = place
@@ -219,14 +230,15 @@ impl Gmap {
         at
     }
 
+    /// Takes out the entry at `place`. Returns whether a frame is still to be wiped.
     fn clear_entry(
-        &self,
+        &mut self,
         machine: &mut impl Machine,
         ipa: Ipa,
         place: &mut Place,
         ram: Descriptor,
         gather: &mut Gather,
-    ) {
+    ) -> bool {
         match place.entry() {
             Entry::Leaf(leaf) => {
                 let token = if leaf.special() {
@@ -235,9 +247,17 @@ impl Gmap {
                     ram
                 };
                 let gone = self.take(machine, ipa, place, token, &mut gather.flush);
-                if let Some(leaf) = gone.filter(|leaf| !leaf.special()) {
-                    gather.frame(machine, leaf, place.level);
+                let Some(leaf) = gone.filter(|leaf| !leaf.special()) else {
+                    return false;
+                };
+                if self.wipes() && !leaf.shared() && place.level < Level::L3 {
+                    // Before the TLBI a vCPU could still write to it.
+                    gather.complete(machine);
+                    self.end_half(machine);
+                    self.begin_wipe(ipa, place.level, leaf, false);
+                    return self.wipe_all(machine);
                 }
+                gather.frame(machine, leaf, place.level);
             }
             Entry::Empty if ram != Descriptor::EMPTY => {
                 place.swap(machine, ram);
@@ -245,6 +265,18 @@ impl Gmap {
             Entry::Empty | Entry::Hole(_) => {}
             Entry::Busy | Entry::Table(_) | Entry::Reserved => crate::walk::corrupt(),
         }
+        false
+    }
+
+    /// Scrubs the frame that is to be, if there is one, until an interrupt waits. Returns whether
+    /// there is more.
+    pub(crate) fn wipe_all(&mut self, machine: &mut impl Machine) -> bool {
+        while self.wipe_part(machine) {
+            if machine.interrupted() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Folds tables towards `ipa` that hold one token only, from the lowest up.

@@ -200,7 +200,7 @@ impl Gmap {
             report(base, level.span());
         }
         self.counters.zeroed(level);
-        gather.frame(machine, old, level);
+        gather.zeroes(machine, old, level);
         self.prune(machine, base, gather);
         Part::Whole
     }

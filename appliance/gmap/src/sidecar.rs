@@ -233,6 +233,9 @@ impl Sidecar {
         level: Level,
         f: impl Fn(Pgx) -> Pgx,
     ) {
+        if level == Level::L1 && !self.has_words_near(machine, ipa) {
+            return;
+        }
         let mut offset = 0_u64;
         while offset < level.span() {
             let Some(at) = ipa.checked_add(offset) else {
@@ -293,6 +296,14 @@ impl Sidecar {
     /// Returns whether the 2 MiB around `ipa` have words.
     pub(crate) fn has_words(&self, machine: &impl Machine, ipa: Ipa) -> bool {
         self.page(machine, ipa).is_some()
+    }
+
+    /// Returns whether any page of the GiB around `ipa` may have a word.
+    pub(crate) fn has_words_near(&self, machine: &impl Machine, ipa: Ipa) -> bool {
+        let above = self
+            .root()
+            .and_then(|at| inner(machine, at, ipa, Level::L0));
+        above.is_some_and(|at| inner(machine, at, ipa, Level::L1).is_some())
     }
 
     /// Returns the bytes of the tree.

@@ -274,10 +274,27 @@ impl Gmap {
 
     /// Translates as the hardware would: the address, and what may be done with it.
     ///
-    /// A permission that takes only a fix-up by [`Gmap::fault`] is counted as there.
+    /// A permission that takes only a fix-up by [`Gmap::fault`] is counted as there. So is a page
+    /// whose block another CPU is splitting, under the VM's lock held shared too: it is waited for,
+    /// since it is not a page that holds nothing.
     pub fn translate(&self, machine: &impl Machine, ipa: Ipa) -> Option<(Pa, Perm)> {
-        let (leaf, level) = self.leaf(machine, ipa)?;
-        let offset = ipa.raw() & level.span().wrapping_sub(1);
+        /// Looks: a split takes less than a hundredth of them.
+        const PATIENCE: u32 = 1 << 20;
+        if !self.contains(ipa) {
+            return None;
+        }
+        let mut place = self.place(machine, ipa);
+        for _ in 0..PATIENCE {
+            if place.entry() != Entry::Busy {
+                break;
+            }
+            core::hint::spin_loop();
+            place = self.place(machine, ipa);
+        }
+        let Entry::Leaf(leaf) = place.entry() else {
+            return None;
+        };
+        let offset = ipa.raw() & place.level.span().wrapping_sub(1);
         Some((leaf.base().checked_add(offset)?, leaf.perm()))
     }
 

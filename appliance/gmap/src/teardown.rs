@@ -37,6 +37,9 @@ impl Gmap {
         }
         let limit = self.shape.limit();
         self.slots = Slots::default();
+        if self.wipe_all(machine) {
+            return Progress::More;
+        }
         self.end_half(machine);
         if self.wipes() {
             self.wipe(machine, budget_leaves);

@@ -159,6 +159,20 @@ fn scans() {
 fn ends() {
     for (key, largest, flags) in [("destroy", 12, 0), ("wipe", 21, PolicyFlags::Wipe as u32)] {
         let other = make(largest, flags);
+        if key == "wipe" {
+            // Its blocks are scrubbed as they go.
+            of_calls("scrub", CoreCall::VmReclaim, TIMES, |_, cursor| {
+                [
+                    other.handle,
+                    reclaim::DROP,
+                    area(48),
+                    16 << 20,
+                    cursor,
+                    0,
+                    0,
+                ]
+            });
+        }
         let _ = try_call(CoreCall::VmStop, &[other.handle]);
         nap();
         of_calls(key, CoreCall::VmDestroy, TIMES, |_, _| {

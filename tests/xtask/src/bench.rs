@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 71] = [
+const KEYS: [(&str, &str, Option<u64>); 72] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -81,6 +81,7 @@ const KEYS: [(&str, &str, Option<u64>); 71] = [
     ("irq_late_move", "insns", Some(20_000)),
     ("irq_late_zero", "insns", Some(20_000)),
     ("irq_late_drop", "insns", Some(20_000)),
+    ("irq_late_scrub", "insns", Some(20_000)),
     ("irq_late_destroy", "insns", Some(20_000)),
     ("irq_late_wipe", "insns", Some(20_000)),
     ("irq_late_load", "insns", Some(20_000)),

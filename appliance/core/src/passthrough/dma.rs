@@ -259,7 +259,9 @@ pub(crate) fn declare(caller: &mut Vcpu, vm: &Vm, ipa: Ipa, pages: u64) -> Resul
 /// Takes pages away from the VM's devices; returns how many, at least one. A device may have
 /// written to them since they were last asked for, so they count as written.
 pub(crate) fn undeclare(vm: &Vm, ipa: Ipa, pages: u64) -> Result<u64, Refused> {
-    let pages = pages.min(PAGES_MAX);
+    /// At once, since none of it ends when an interrupt waits.
+    const PAGES: u64 = 8;
+    let pages = pages.min(PAGES);
     let last = ipa.checked_add((pages - 1) * 4096);
     if !is_ram(vm, ipa) || !last.is_some_and(|last| is_ram(vm, last)) {
         return Err(Refused::NoRam);

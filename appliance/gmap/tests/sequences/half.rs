@@ -159,3 +159,40 @@ fn b09_a_vm_that_ends_with_a_block_half_moved_leaves_no_frame() {
     assert!(!vm.machine.is_zero(arch::Pa::new(frame).expect("fits"), 9));
     vm.end();
 }
+
+#[test]
+fn b40_a_block_that_leaves_a_vm_that_wipes_is_scrubbed_in_parts_before_it_is_free() {
+    for moved in [false, true] {
+        let mut vm = vm(true);
+        vm.gmap.set_policy(gmap::Policy {
+            wipe: true,
+            ..vm.gmap.policy()
+        });
+        let (before, _) = place(&vm);
+        let free = vm.machine.free_bytes();
+        let mut slices = 0;
+        if moved {
+            while step(&mut vm) {
+                slices += 1;
+            }
+            assert_eq!(read(&vm, 300), 307);
+            assert!(slices >= 128, "{slices}: each part is copied, and wiped");
+            assert_eq!(vm.machine.free_bytes(), free);
+        } else {
+            loop {
+                let (machine, slice) = (&mut vm.machine, Budget::UNBOUNDED);
+                let next = vm.gmap.reclaim(machine, ipa(RAM), LARGE, slice);
+                let Some(at) = next.expect("no table is missing") else {
+                    break;
+                };
+                assert_eq!(at.raw(), RAM);
+                assert_eq!(vm.machine.free_bytes(), free, "not before it is wiped");
+                slices += 1;
+            }
+            assert!(slices > 2, "{slices}: it ends when an interrupt waits");
+            assert_eq!(vm.machine.free_bytes(), free + LARGE);
+        }
+        assert!(vm.machine.is_zero(arch::Pa::new(before).expect("fits"), 9));
+        vm.end();
+    }
+}

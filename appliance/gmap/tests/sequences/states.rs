@@ -191,8 +191,16 @@ fn b40_frames_of_a_vm_that_wipes_are_scrubbed_before_they_are_free() {
     let next = vm
         .gmap
         .reclaim(&mut vm.machine, ipa(RAM), LARGE, Budget::leaves(1));
-    assert_eq!(next, Ok(None));
-    assert_eq!(vm.machine.scrubs.get(), scrubs + 1);
+    // A part at a time; the rest is for who comes again.
+    assert_eq!(next, Ok(Some(ipa(RAM))));
+    let mut more = true;
+    while more {
+        let next = vm
+            .gmap
+            .reclaim(&mut vm.machine, ipa(RAM), LARGE, Budget::leaves(1));
+        more = next.expect("no table is missing").is_some();
+    }
+    assert_eq!(vm.machine.scrubs.get(), scrubs + 64);
     vm.end();
 }
 
