@@ -90,7 +90,10 @@ fn prepare_edges() {
     let next = (index + 1) % machine::cpus();
     gic::route(SPI + index as u32, next);
     // Edge-triggered, all of them: the upper of an SPI's two bits.
-    mem::write32(GICD_BASE + gic::ICFGR + u64::from(SPI / 16) * 4, 0xaaaa_aaaa);
+    mem::write32(
+        GICD_BASE + gic::ICFGR + u64::from(SPI / 16) * 4,
+        0xaaaa_aaaa,
+    );
     gic::set_bit(gic::ISENABLER, SPI + index as u32);
     cpu::unmask_irq();
 }

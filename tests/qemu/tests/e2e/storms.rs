@@ -142,7 +142,9 @@ fn s1_s2_s4_s5_g4_a_sentinel_keeps_its_share_beside_every_storm(cpu: Cpu) {
         // The better of two: the host, too, has other things to do.
         let late = lateness(&log).iter().rev().take(2).min().copied();
         let late = late.unwrap_or(u64::MAX);
-        results.push(format!("{what}: {share} per mille, p99 {late} us, {exits} exits"));
+        results.push(format!(
+            "{what}: {share} per mille, p99 {late} us, {exits} exits"
+        ));
         assert!(
             !must_exit || exits >= STORM_EXITS,
             "{what} is no storm: {exits} exits"
