@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use qemu::{Appliance, Board, Control, Cpu, Machine, number, paths};
 use serde_json::{Map, Value, json};
 
-use crate::{build, guest, run, setup};
+use crate::{build, modules, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
 const KEYS: [(&str, &str, Option<u64>); 59] = [
@@ -107,7 +107,7 @@ impl Part {
 /// Measures on every tested CPU model; fails when a limit is exceeded.
 pub(crate) fn bench(json: bool, part: Option<Part>) -> Result<()> {
     setup::emulator()?;
-    guest::fetch()?;
+    modules::build()?;
     build::appliance()?;
     build::guests()?;
     let mut all = Map::new();
