@@ -89,31 +89,34 @@ static bool queue_lock(struct optimistic_spin_queue *lock)
 	}
 }
 
+/* From Linux 6.2 on arm64's ftrace keeps arguments only, before all registers. */
+#ifdef CONFIG_DYNAMIC_FTRACE_WITH_ARGS
+#define REPLACES FTRACE_OPS_FL_IPMODIFY
+#define argument(fregs, n) ftrace_regs_get_argument(fregs, n)
+#define go_to(fregs, function) \
+	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)(function))
+#else
+#define REPLACES (FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_SAVE_REGS)
+#define argument(fregs, n) (ftrace_get_regs(fregs)->regs[n])
+#define go_to(fregs, function) (ftrace_get_regs(fregs)->pc = (unsigned long)(function))
+#endif
+
 static void to_spin_on_owner(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
 			     struct ftrace_regs *fregs)
 {
-	struct pt_regs *regs = ftrace_get_regs(fregs);
-
 	/* Wound/wait mutexes have rules of their own. */
-	if (!regs->regs[2])
-		regs->pc = (unsigned long)spin_on_owner;
+	if (!argument(fregs, 2))
+		go_to(fregs, spin_on_owner);
 }
 
 static void to_queue_lock(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
 			  struct ftrace_regs *fregs)
 {
-	ftrace_get_regs(fregs)->pc = (unsigned long)queue_lock;
+	go_to(fregs, queue_lock);
 }
 
-static struct ftrace_ops owner_ops = {
-	.func = to_spin_on_owner,
-	.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,
-};
-
-static struct ftrace_ops queue_ops = {
-	.func = to_queue_lock,
-	.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,
-};
+static struct ftrace_ops owner_ops = { .func = to_spin_on_owner, .flags = REPLACES };
+static struct ftrace_ops queue_ops = { .func = to_queue_lock, .flags = REPLACES };
 
 static int put_in_place(struct ftrace_ops *ops, char *name)
 {

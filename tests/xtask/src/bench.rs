@@ -5,6 +5,7 @@
 //! is doing meanwhile. Time in which every CPU waits is skipped (`sleep=off`) and counts too.
 
 mod device;
+mod mutex;
 
 use std::fs;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, modules, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 59] = [
+const KEYS: [(&str, &str, Option<u64>); 68] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -42,6 +43,15 @@ const KEYS: [(&str, &str, Option<u64>); 59] = [
     ("lock_4x_plain", "ns", None),
     ("lock_4x_hint", "ns", None),
     ("lock_4x_ratio", "per mille", Some(640)),
+    ("mutex_1x_plain", "ns", None),
+    ("mutex_1x_hint", "ns", None),
+    ("mutex_1x_ratio", "per mille", Some(1_010)),
+    ("mutex_2x_plain", "ns", None),
+    ("mutex_2x_hint", "ns", None),
+    ("mutex_2x_ratio", "per mille", Some(900)),
+    ("mutex_4x_plain", "ns", None),
+    ("mutex_4x_hint", "ns", None),
+    ("mutex_4x_ratio", "per mille", Some(900)),
     ("mem_populate_2m", "insns", None),
     ("mem_populate_2m_tlbi", "ops", Some(0)),
     ("mem_populate_4k", "insns", None),
@@ -98,10 +108,18 @@ pub(crate) enum Part {
     Devices,
     /// Contended locks, and the switch from one VM to another
     Locks,
+    /// A contended mutex of a stock Linux
+    Mutex,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Appliance, Self::Memory, Self::Devices, Self::Locks];
+    const ALL: [Self; 5] = [
+        Self::Appliance,
+        Self::Memory,
+        Self::Devices,
+        Self::Locks,
+        Self::Mutex,
+    ];
 }
 
 /// Measures on every tested CPU model; fails when a limit is exceeded.
@@ -139,6 +157,7 @@ fn measure(cpu: Cpu, part: Part) -> Result<Results> {
         Part::Appliance => return appliance(cpu),
         Part::Memory => memory(cpu)?,
         Part::Devices => device::measure(cpu)?,
+        Part::Mutex => mutex::measure(cpu)?,
         Part::Locks => {
             let mut lines = vec![("world_switch".to_owned(), world_switch(cpu)?)];
             for times in [1, 2, 4] {

@@ -14,12 +14,24 @@ use crate::shell::{command, has, output};
 use crate::{apt, guest, initramfs};
 
 /// Bumped when what is built from the sources changes.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// Each module, and where its sources are in the repository.
 const MODULES: [(&str, &str); 2] = [
     ("skete_hint", "guest-abi/linux"),
     ("lock_bench", "tests/xtask/guest/lock_bench"),
 ];
+/// What the kernel runs first under `rdinit=/hint`: the bench without the hint and with it.
+const HINT: &str = "\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+insmod /modules/lock_bench.ko ms=$ms
+rmmod lock_bench
+insmod /modules/skete_hint.ko
+insmod /modules/lock_bench.ko ms=$ms
+echo skete-guest: ready
+exec poweroff -f
+";
 /// The compiler's and its tools' prefix.
 const CROSS: &str = "aarch64-linux-gnu-";
 
@@ -55,16 +67,28 @@ pub(crate) fn build() -> Result<()> {
                 fs::copy(&path, to.join(file))?;
             }
         }
-        output(command("make", &["-s", "ARCH=arm64", "modules"]).args([
-            format!("-C{}", headers.display()),
-            format!("CROSS_COMPILE={CROSS}"),
-            format!("M={}", to.display()),
-        ]))
+        output(
+            command(
+                "make",
+                &[
+                    "-s",
+                    "ARCH=arm64",
+                    "CONFIG_DEBUG_INFO_BTF_MODULES=",
+                    "modules",
+                ],
+            )
+            .args([
+                format!("-C{}", headers.display()),
+                format!("CROSS_COMPILE={CROSS}"),
+                format!("M={}", to.display()),
+            ]),
+        )
         .with_context(|| format!("{name} does not compile"))?;
         let module = to.join(format!("{name}.ko"));
         output(command(&format!("{CROSS}strip"), &["-g"]).arg(&module))?;
         files.insert(format!("modules/{name}.ko"), fs::read(&module)?);
     }
+    files.insert("hint".to_owned(), HINT.as_bytes().to_vec());
     fs::write(paths::guest_modules(), initramfs::of_files(&files)?)?;
     fs::remove_dir_all(&work)?;
     fs::write(manifest, format!("{wanted:#}\n"))?;
