@@ -242,7 +242,7 @@ fn end() -> ! {
     while ENDING.load(Ordering::Acquire) < machine::cpus() as u64 {
         cpu::yield_now();
     }
-    let how = if cpu::index() % 2 == 0 {
+    let how = if cpu::index().is_multiple_of(2) {
         SYSTEM_OFF
     } else {
         SYSTEM_RESET

@@ -26,6 +26,7 @@ fn direct(cpu: Cpu, smp: u32, orders: &str, logs: &Path, patience: Duration) -> 
     board.smp = smp;
     board.append = orders.to_owned();
     let mut machine = Machine::start(&board, logs)?;
+    machine.keep_logs();
     let (begin, mut told) = (Instant::now(), Instant::now());
     while machine.runs() && begin.elapsed() < patience {
         std::thread::sleep(Duration::from_millis(100));
@@ -38,10 +39,7 @@ fn direct(cpu: Cpu, smp: u32, orders: &str, logs: &Path, patience: Duration) -> 
     }
     let log = machine.output(patience.saturating_sub(begin.elapsed()))?;
     if let Some(wrong) = log.lines().find(|line| line.contains("FAIL")) {
-        bail!(
-            "{wrong}; the last lines were\n{}",
-            last_lines(log.as_bytes(), 20)
-        );
+        bail!("{wrong}; all that was printed is in {}", logs.display());
     }
     Ok(log)
 }
