@@ -444,6 +444,5 @@ fn idle(cpu: &PerCpu) {
         core::hint::spin_loop();
     }
     hw::wfi();
-    grace::pass(cpu);
-    interrupt::take(cpu);
+    grace::take_interrupts(cpu);
 }
