@@ -141,7 +141,7 @@ pub(crate) fn disable_spi(intid: u32) {
 #[inline(always)]
 pub(crate) fn acknowledge() -> u32 {
     let intid = (hw::icc_iar1() & 0xff_ffff) as u32;
-    // What whoever sent it wrote before is read after (IHI 0069, 4.1: the read is no barrier).
+    // What whoever sent it wrote before is read after: the read itself orders nothing.
     hw::dsb_ish();
     intid
 }
