@@ -227,9 +227,10 @@ pub(crate) fn show_ram(root: &Vm, pa: Pa, bytes: u64) -> Result<(), &'static str
     show(root, pa, bytes, Attr::Normal)
 }
 
-/// Returns whether this is the doorbell's frame.
-pub(crate) fn is_doorbell(pa: Pa) -> bool {
-    memory::va(pa) == DOORBELL.load(Ordering::Relaxed)
+/// Returns the doorbell's frame, once there is one.
+pub(crate) fn doorbell() -> Option<Pa> {
+    let at = DOORBELL.load(Ordering::Relaxed);
+    (at != 0).then(|| memory::pa_of(at))
 }
 
 /// Shows root the pages it shares with core about `vm`.
