@@ -20,7 +20,7 @@ use crate::features::serror;
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::place::{self, Known};
-use crate::{gic, grace, hw, interrupt, pins, root, scrub, timer, world};
+use crate::{gic, grace, hw, pins, root, scrub, timer, world};
 
 /// Who runs and waits on a core.
 pub(crate) type Queue = RunQueue<{ guest::VCPU_IDS }>;
