@@ -20,7 +20,7 @@ use crate::features::serror;
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::place::{self, Known};
-use crate::{gic, grace, hw, interrupt, pins, root, scrub, timer, world};
+use crate::{gic, grace, hw, interrupt, pins, rebirth, root, scrub, timer, world};
 
 /// Who runs and waits on a core.
 pub(crate) type Queue = RunQueue<{ guest::VCPU_IDS }>;
@@ -253,6 +253,9 @@ pub(crate) fn stop(vm: &'static Vm, to: VmState) {
         wake(vcpu);
     }
     root::ring(vm.slot);
+    if vm.is_root() {
+        rebirth::begin(to);
+    }
 }
 
 /// Tells the vCPUs that `kick` names to look at their interrupts.
@@ -287,6 +290,7 @@ pub(crate) fn leave(vcpu: &mut Vcpu) -> *mut Vcpu {
 #[inline(never)]
 pub(crate) fn choose(cpu: &PerCpu) -> *mut Vcpu {
     loop {
+        rebirth::work(cpu);
         let current = cpu.current.load(Ordering::Relaxed);
         if let Some(vcpu) = world::as_mut(current)
             && vcpu.run() == Run::Running

@@ -34,6 +34,7 @@ mod linux;
 mod memory;
 mod memory_api;
 mod plain;
+mod rebirth;
 mod refusals;
 mod resets;
 mod storms;
