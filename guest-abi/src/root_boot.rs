@@ -89,6 +89,8 @@ pub struct RootBoot {
     pub rng_seed_len: u32,
     /// Why the root before this one ended: a [`RootEnd`], or 0 for the first one.
     pub end: u32,
+    /// How many roots in a row ended before they were ready, up to this one.
+    pub unready: u32,
 }
 const _: () = assert!(size_of::<RootBoot>() == 4096);
 

@@ -54,6 +54,8 @@ static LIFE: Mutex<Life> = Mutex::new(Life {
     lease: Lease::new(),
     end: RootEnd::Itself,
     step: Step::Dying,
+    ended: 0,
+    longest: 0,
 });
 
 /// What is known of root's lives.
@@ -63,6 +65,9 @@ struct Life {
     /// Why this one ends.
     end: RootEnd,
     step: Step,
+    /// When it ended, and how long the longest slice since has been, in ticks.
+    ended: u64,
+    longest: u64,
 }
 
 /// How far a rebirth is.
@@ -81,6 +86,8 @@ pub(crate) fn begin(to: VmState) {
     {
         let mut life = LIFE.lock();
         life.step = Step::Dying;
+        life.ended = hw::cntpct();
+        life.longest = 0;
         life.end = match to {
             // What was asked for, or what the lease found: `end_now` says which.
             VmState::Killed => life.end,
@@ -161,6 +168,7 @@ fn slice(cpu: &PerCpu) {
         return;
     };
     let mut life = LIFE.lock();
+    let begun = hw::cntpct();
     life.step = match life.step {
         Step::Dying => {
             let vcpu = root.vcpu(0).expect("root has a vCPU");
@@ -203,6 +211,7 @@ fn slice(cpu: &PerCpu) {
             }
         }
     };
+    life.longest = life.longest.max(hw::cntpct() - begun);
     drop(life);
     if DYING.load(Ordering::Relaxed) {
         // A guest may run now, and brings this core back here at once.
@@ -219,7 +228,11 @@ fn died(root: &Vm, life: &mut Life) -> Step {
         RootEnd::Silent => "it gave no sign of life",
         RootEnd::Asked => "that was asked for",
     };
-    println!("root ended: {why}; {} VMs run on", guest::count());
+    println!(
+        "root ended at {} ns: {why}; {} VMs run on",
+        timer::nanoseconds(life.ended - root::reset_ticks()),
+        guest::count()
+    );
     if life.end == RootEnd::Crashed {
         println!(
             "  esr {:#x} pc {:#x}",
@@ -288,9 +301,15 @@ fn zero(root: &Vm, at: u64) {
 }
 
 fn start(root: &'static Vm, life: &mut Life, generation: u64) -> Result<(), &'static str> {
-    root::load_page(root, generation, life.end as u32)?;
+    root::load_page(root, generation, life.end as u32, life.lives.unready())?;
     guest::bury_all();
-    life.lease.begin(hw::cntpct());
+    let now = hw::cntpct();
+    life.lease.begin(now);
+    println!(
+        "root begins anew, life {generation}, after {} ns; the longest slice took {} ns",
+        timer::nanoseconds(now - life.ended),
+        timer::nanoseconds(life.longest)
+    );
     root.revive();
     DYING.store(false, Ordering::Release);
     root::enter(root)

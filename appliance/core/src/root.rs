@@ -149,7 +149,7 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
     drop(page);
 
     load(root, image.load_address, image.data)?;
-    load_page(root, 1, 0)?;
+    load_page(root, 1, 0, 0)?;
     root.change_state(VmState::Built, VmState::Running);
     enter(root)?;
     let cpu = per_cpu::this();
@@ -169,16 +169,29 @@ pub(crate) fn load_part(root: &Vm, done: usize, most: usize) -> Result<bool, &'s
 }
 
 /// Writes the page that root is entered with.
-pub(crate) fn load_page(root: &Vm, generation: u64, end: u32) -> Result<(), &'static str> {
+pub(crate) fn load_page(
+    root: &Vm,
+    generation: u64,
+    end: u32,
+    unready: u32,
+) -> Result<(), &'static str> {
     let mut page = PAGE.lock();
     // SAFETY: a RootBoot is integers, for which zero is a value.
     let boot = unsafe { page.assume_init_mut() };
     boot.generation = generation;
     boot.end = end;
+    boot.unready = unready;
     // SAFETY: every byte of the page was written, by zeroing it or since.
     let bytes =
         unsafe { core::slice::from_raw_parts(page.as_ptr().cast::<u8>(), size_of::<RootBoot>()) };
     load(root, ROOT_RAM_IPA, bytes)
+}
+
+/// Returns the counter's value when core was entered after reset.
+pub(crate) fn reset_ticks() -> u64 {
+    let page = PAGE.lock();
+    // SAFETY: a RootBoot is integers, for which zero is a value.
+    unsafe { page.assume_init_ref() }.reset_ticks
 }
 
 /// Switches root on.

@@ -111,6 +111,7 @@ const EMPTY_ROOT_BOOT: RootBoot = {
         rng_seed: [0; 64],
         rng_seed_len: 0,
         end: 0,
+        unready: 0,
     }
 };
 

@@ -36,6 +36,11 @@ impl Lives {
         }
     }
 
+    /// Returns how many in a row were not ready before this one.
+    pub const fn unready(&self) -> u32 {
+        self.unready
+    }
+
     /// Says what comes after this life, in which root was ready or was not.
     pub fn end(&mut self, was_ready: bool) -> Next {
         self.unready = match was_ready {
@@ -120,6 +125,8 @@ mod tests {
                     break;
                 }
                 prop_assert_eq!(next, Next::Life(number as u64 + 1));
+                let unready = lives.iter().take(number).rev().take_while(|ready| !**ready);
+                prop_assert_eq!(subject.unready() as usize, unready.count());
             }
         }
 

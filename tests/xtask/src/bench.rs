@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 59] = [
+const KEYS: [(&str, &str, Option<u64>); 62] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -27,6 +27,9 @@ const KEYS: [(&str, &str, Option<u64>); 59] = [
     ("lpi_self", "insns", Some(2000)),
     ("timer_latency", "insns", Some(1000)),
     ("ready_insns", "insns", Some(40_000_000)),
+    ("rebirth_insns", "insns", Some(60_000_000)),
+    ("rebirth_core_insns", "insns", None),
+    ("rebirth_slice", "insns", Some(250_000)),
     ("guest_boot_insns", "insns", None),
     ("guest_boot_untold_insns", "insns", None),
     ("guest_boot_ratio", "per mille", Some(1_005)),
@@ -204,8 +207,28 @@ fn appliance(cpu: Cpu) -> Result<Results> {
         (boot * 1000).checked_div(untold).unwrap_or(u64::MAX),
     );
     keep("vm_bytes", overhead);
+    // From root's end to the control port of the next one; core's part of that, and the longest
+    // time for which it keeps a guest of root's core waiting.
+    qemu::rebirth::end_root(&control, &json!({}))?;
+    let said = skete.machine().serial().text();
+    let of = |before| number_after(&said, before);
+    keep(
+        "rebirth_insns",
+        of("answering at ")?.saturating_sub(of("root ended at ")?),
+    );
+    keep("rebirth_core_insns", of(", after ")?);
+    keep("rebirth_slice", of("the longest slice took ")?);
     skete.shut_down()?;
     Ok(results)
+}
+
+/// The number that follows the last `before` in what a machine said.
+fn number_after(said: &str, before: &str) -> Result<u64> {
+    let rest = said.rsplit_once(before).map(|(_, rest)| rest);
+    let digits = rest.and_then(|rest| rest.split(' ').next());
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .with_context(|| format!("no number after {before:?} in\n{said}"))
 }
 
 /// What the root that tests memory measures (`tests/guests/memory_root`).

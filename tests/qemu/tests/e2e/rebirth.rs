@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use qemu::{Appliance, Control, Cpu, number};
+use qemu::{Appliance, Control, Cpu, Shell, number, rebirth};
 use serde_json::{Value, json};
 
-use crate::common::{MIB, PATIENCE, Running, appliance_on};
+use crate::common::{MIB, PATIENCE, Running, alone, appliance_on, linux, logs};
 
 on_both_cpus!(
     i8_guests_run_on_however_root_ends,
+    i8_stock_linux_works_on_and_its_shell_is_there_again,
     i8_a_root_that_is_silent_is_started_anew,
     r3_root_is_killed_at_any_instant_under_load_and_nothing_leaks,
 );
@@ -20,54 +21,19 @@ fn fragile(cpu: Cpu) -> Running {
     appliance_on(board)
 }
 
-/// Identifies a life of root.
-fn life(control: &Control) -> Option<String> {
-    let patience = Duration::from_secs(2);
-    let answer = control.raw_within("GET /v1", &[], &[], patience).ok()?;
-    let facts = (answer.status == 200).then(|| answer.json())?;
-    Some(facts.get("boot_id")?.as_str()?.to_owned())
-}
-
-/// Waits until another root than `before` answers.
-fn wait_for_another(control: &Control, before: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while life(control).is_none_or(|life| life == before) {
-        assert!(Instant::now() < deadline, "no other root answers");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Ends root in a way, and waits for the next.
-fn end_root(control: &Control, how: &Value) {
-    let before = life(control).expect("a root answers");
-    let mut body = json!({ "action": "restart_control" });
-    if let (Some(body), Some(how)) = (body.as_object_mut(), how.as_object()) {
-        body.extend(how.clone());
-    }
-    control
-        .json("POST /v1/system/actions", &body)
-        .expect("root takes the request");
-    wait_for_another(control, &before);
-}
-
-/// How many sums the sentinel has made, by its last line; fails if one was wrong.
+/// How many sums the sentinel has made; none was wrong.
 fn sums(control: &Control) -> u64 {
-    let log = control.console("sentinel").expect("has a console");
-    assert!(!log.contains("WRONG"), "{log}");
-    let last = log.rsplit_once(" sums ").map(|(_, rest)| rest);
-    let digits = last.and_then(|rest| rest.split_whitespace().next());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    rebirth::sums(control).expect("its console is there and has no wrong sum")
+}
+
+fn end_root(control: &Control, how: &Value) {
+    rebirth::end_root(control, how).expect("root ends, and another one answers");
 }
 
 /// Starts the sentinel, whose name is its image's.
 fn sentinel(skete: &Running) {
-    skete.push_payload("sentinel");
-    let boot = json!({ "flat": "sentinel" });
     let control = &skete.control;
-    control
-        .define("sentinel", 1, 64 * MIB, &boot)
-        .expect("defined");
-    control.start("sentinel").expect("starts");
+    rebirth::start_bare(control, "sentinel").expect("starts");
     control
         .wait_for_console("sentinel", "SENTINEL p99", PATIENCE)
         .expect("works");
@@ -84,15 +50,6 @@ fn another_vm(control: &Control) {
         .wait_for_state("other", "stopped", PATIENCE)
         .expect("switches itself off");
     control.delete("/v1/vms/other").expect("can go");
-}
-
-/// What is in use: free, granted, VMs.
-fn in_use(control: &Control) -> (u64, u64, u64) {
-    let facts = control.get("/v1").expect("answers");
-    let of = |key| number(&facts, &["machine", key]).expect("a number");
-    // What root has once touched stays its own: the next one has it.
-    let free = of("free_bytes") + of("root_bytes");
-    (free, of("granted_bytes"), of("vms"))
 }
 
 fn i8_guests_run_on_however_root_ends(cpu: Cpu) {
@@ -153,6 +110,62 @@ fn i8_guests_run_on_however_root_ends(cpu: Cpu) {
     skete.shut_down();
 }
 
+/// Two vCPUs, on both cores, one of which is root's. Every sum is of the same bytes, and each
+/// line that says so has the next number: nothing was printed twice or lost.
+fn i8_stock_linux_works_on_and_its_shell_is_there_again(cpu: Cpu) {
+    let skete = fragile(cpu);
+    let control = &skete.control;
+    skete.push_linux();
+    control
+        .define("linux", 2, 256 * MIB, &linux())
+        .expect("defined");
+    control.start("linux").expect("starts");
+    let mut shell = Shell::wait(control, "linux", PATIENCE).expect("boots to a shell");
+    shell
+        .run(
+            "dd if=/dev/zero of=/tmp/zeroes bs=1M count=4 2>/dev/null",
+            PATIENCE,
+        )
+        .expect("runs");
+    // What is typed is echoed, and has no number in it.
+    let work = "n=0; while [ -e /tmp/zeroes ]; do n=$((n+1)); echo \"round:$n $(sha256sum </tmp/zeroes)\"; done >/dev/console &\n";
+    control.type_text("linux", work).expect("is typed");
+    let rounds = |log: &str| -> Vec<(u64, String)> {
+        let lines = log
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("round:"));
+        let pairs = lines.filter_map(|line| line.split_once(' '));
+        pairs
+            .filter_map(|(n, sum)| Some((n.parse().ok()?, sum.get(..64)?.to_owned())))
+            .collect()
+    };
+    let mut at_least = 1;
+    for how in [
+        json!({ "drill": "panic" }),
+        json!({ "after_ms": 400 }),
+        json!({}),
+    ] {
+        let further = |log: &str| rounds(log).last().is_some_and(|(n, _)| *n > at_least);
+        let log = control.wait_for_console_that("linux", PATIENCE, further);
+        at_least = rounds(&log.expect("works on")).last().expect("some").0;
+        end_root(control, &how);
+    }
+    let further = |log: &str| rounds(log).last().is_some_and(|(n, _)| *n > at_least);
+    let log = control.wait_for_console_that("linux", PATIENCE, further);
+    let rounds = rounds(&log.expect("works on"));
+    // busybox's sha256sum of 4 MiB of zeroes.
+    let expected = "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8";
+    for (at, (n, sum)) in rounds.iter().enumerate() {
+        assert_eq!(*n, rounds[0].0 + at as u64, "{rounds:?}");
+        assert_eq!(sum, expected, "round {n}");
+    }
+    shell
+        .run("rm /tmp/zeroes", PATIENCE)
+        .expect("takes what is typed");
+    shell.power_off(PATIENCE).expect("ends");
+    skete.shut_down();
+}
+
 fn i8_a_root_that_is_silent_is_started_anew(cpu: Cpu) {
     let skete = fragile(cpu);
     let control = &skete.control;
@@ -167,54 +180,6 @@ fn i8_a_root_that_is_silent_is_started_anew(cpu: Cpu) {
 }
 
 fn r3_root_is_killed_at_any_instant_under_load_and_nothing_leaks(cpu: Cpu) {
-    let skete = fragile(cpu);
-    let control = &skete.control;
-    skete.push_payload("hello");
-    sentinel(&skete);
-    // The first life may have what the others do not.
-    end_root(control, &json!({}));
-    let first = in_use(control);
-    for round in 0..10_u64 {
-        let life = life(control).expect("a root answers");
-        let after = 3 + round * 37 % 200;
-        let body = json!({ "action": "restart_control", "after_ms": after });
-        control
-            .json("POST /v1/system/actions", &body)
-            .expect("root takes the request");
-        // Load: whatever of this it is at when its time comes. Any answer will do, or none.
-        let patience = Duration::from_secs(2);
-        let _ = control.raw_within(
-            "PUT /v1/vms/other",
-            &["Content-Type: application/json"],
-            json!({ "cpus": 2, "memory_bytes": 64 * MIB, "boot": { "flat": "hello" } })
-                .to_string()
-                .as_bytes(),
-            patience,
-        );
-        for action in ["start", "stop", "start"] {
-            let body = json!({ "action": action }).to_string();
-            let _ = control.raw_within(
-                "POST /v1/vms/other/actions",
-                &["Content-Type: application/json", "Prefer: wait=0"],
-                body.as_bytes(),
-                patience,
-            );
-        }
-        let _ = control.raw_within("DELETE /v1/vms/other?force=true", &[], &[], patience);
-        wait_for_another(control, &life);
-        assert_eq!(control.state("sentinel").expect("there"), "running");
-        // Whatever became of the other one, it can be taken away.
-        let gone = control.raw("DELETE /v1/vms/other?force=true", &[], &[]);
-        assert!(gone.is_ok_and(|answer| [202, 204, 404].contains(&answer.status)));
-        let deadline = Instant::now() + PATIENCE;
-        while in_use(control).2 > 1 {
-            assert!(Instant::now() < deadline, "a VM does not go");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    assert!(sums(control) > 0);
-    another_vm(control);
-    end_root(control, &json!({}));
-    assert_eq!(in_use(control), first, "free, granted, VMs");
-    skete.shut_down();
+    let _alone = alone();
+    rebirth::kills(cpu, 10, 1, &logs()).expect("nobody notices");
 }
