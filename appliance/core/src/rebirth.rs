@@ -154,6 +154,14 @@ pub(crate) fn watch(cpu: &PerCpu) {
     let _ = cpu.deadlines.lock().set(WATCH, at);
 }
 
+/// This core was kicked: if by [`work`], it comes to the next slice.
+#[inline(always)]
+pub(crate) fn go_on(cpu: &PerCpu) {
+    if DYING.load(Ordering::Relaxed) {
+        cpu.resched.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Does a slice of a rebirth, if there is one, on the first core.
 #[inline(always)]
 pub(crate) fn work(cpu: &PerCpu) {
