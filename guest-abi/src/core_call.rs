@@ -15,7 +15,8 @@ pub enum CoreCall {
     /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root.
     /// [`Status::Again`] while memory is taken from what guests can do without.
     FramesGrant = CoreCall::id(0x01),
-    /// `(pa, order) -> ()`: gives a granted block back; core scrubs it.
+    /// `(pa, order) -> ()`: gives a granted block back; core scrubs it. [`Status::Again`] while
+    /// it still scrubs the one before.
     FramesRelease = CoreCall::id(0x02),
     /// `(cursor) -> (block, next)`: finds the first granted block at or after physical address
     /// `cursor`, for a root that was started anew: `block` is its address, with its order in

@@ -14,8 +14,8 @@
 /// potentially volatile, 3 volatile), bits 1:0 content (0 resident, 2 absent, 3 absent and
 /// zero).
 pub const PAGE_STATE: u32 = 0xc600_0020;
-/// `() -> (freed, left)`: gives back the frames of pages this vCPU said are unused, up to
-/// [`PAGES_MAX`] at a time. x1 holds how many are left; call again for them.
+/// `() -> (freed, left)`: gives back the frames of pages this vCPU said are unused, until an
+/// interrupt comes. x1 holds how many are left; call again for them.
 ///
 /// Core does so by itself when 256 pages wait, and when the vCPU waits and its core is given
 /// to another.

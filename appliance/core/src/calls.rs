@@ -22,8 +22,8 @@ use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
 use crate::pressure::patient;
 use crate::{
-    epitaph, features, hw, memory_access, memory_calls, notes, passthrough, rebirth, root,
-    schedule, share, timer,
+    epitaph, features, guest_fault, hw, memory_access, memory_calls, notes, passthrough, rebirth,
+    root, schedule, scrub, share, timer,
 };
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
@@ -31,7 +31,7 @@ const GRANT_ORDER_MAX: u64 = 9;
 /// The access key of whoever loads a guest: it fits every storage key.
 const LOADER_KEY: u8 = 0;
 /// Bytes that one VmCopyIn copies at the most, to bound the time at EL2.
-const COPY_BYTES_MAX: u64 = 256 << 10;
+const COPY_BYTES_MAX: u64 = 64 << 10;
 
 /// Bytes granted to root at the moment.
 static GRANTED: AtomicU64 = AtomicU64::new(0);
@@ -41,7 +41,7 @@ static GRANTED: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let [_, a, b, c, d, ..] = vcpu.gpr;
     let result = match call {
-        CoreCall::FramesGrant => patient(vcpu.vm(), || grant(vcpu.vm(), a)).map(|pa| [pa, 0]),
+        CoreCall::FramesGrant => patient(vcpu.vm(), || grant(vcpu, a)).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::FramesList => list(vcpu.vm(), a),
         CoreCall::NoteWrite => notes::write(vcpu.vm(), a, b, c).map(|()| [0; 2]),
@@ -102,39 +102,46 @@ pub(crate) fn find(handle: u64) -> Result<&'static Vm, Status> {
 pub(crate) fn granted(root: &Vm, pa: u64, bytes: u64) -> Result<Pa, Status> {
     let start = Pa::new(pa).ok_or(Status::NotGranted)?;
     let end = pa.checked_add(bytes).ok_or(Status::NotGranted)?;
+    let first = pa & !(FRAME - 1);
+    if first < end && is_shared(first, end) {
+        return Err(Status::NotGranted);
+    }
     let gmap = root.gmap.shared();
     let machine = root.gmap.machine();
-    let mut at = pa & !(FRAME - 1);
+    let mut at = first;
     while at < end {
         let page = Pa::new(at).ok_or(Status::NotGranted)?;
         let ipa = root::window(page).ok_or(Status::NotGranted)?;
-        let shown = gmap.translate(&machine, ipa).map(|(pa, _)| pa);
-        if shown != Some(page) || !memory::is_pool(page) || is_shared(page) {
+        let (leaf, level) = gmap.leaf(&machine, ipa).ok_or(Status::NotGranted)?;
+        let within = ipa.raw() & (level.span() - 1);
+        if leaf.base().checked_add(within) != Some(page) || !memory::is_pool(page) {
             return Err(Status::NotGranted);
         }
-        at += FRAME;
+        // What is granted leaves the pool's span nowhere inside a leaf.
+        at += level.span() - within;
     }
     Ok(start)
 }
 
-/// Returns whether a frame is shown to root without being granted: the doorbell, or the
-/// console pages of a VM.
-fn is_shared(pa: Pa) -> bool {
-    let base = pa.align_down(guest_abi::vm_shared::VM_SHARED_BYTES as u64);
-    root::is_doorbell(pa)
+/// Returns whether any frame of `from..to` is shown to root without being granted: the doorbell,
+/// or the console pages of a VM.
+fn is_shared(from: u64, to: u64) -> bool {
+    let meets = |pa: Pa, bytes: u64| pa.raw() < to && from < pa.raw() + bytes;
+    let bytes = guest_abi::vm_shared::VM_SHARED_BYTES as u64;
+    root::doorbell().is_some_and(|pa| meets(pa, FRAME))
         || (0..VMS_MAX)
             .filter_map(guest::by_slot)
-            .any(|vm| vm.shared_pa == base)
+            .any(|vm| meets(vm.shared_pa, bytes))
 }
 
-fn grant(root: &Vm, order: u64) -> Result<u64, Status> {
+fn grant(caller: &mut Vcpu, order: u64) -> Result<u64, Status> {
     if order > GRANT_ORDER_MAX {
         return Err(Status::Invalid);
     }
     let order = order as u8;
-    let pa = memory::alloc_zeroed(order).ok_or(Status::Exhausted)?;
-    if root::show_ram(root, pa, FRAME << order).is_err() {
-        memory::free(pa, order);
+    let pa = guest_fault::zeroed_for(caller, order)?;
+    if root::show_ram(caller.vm(), pa, FRAME << order).is_err() {
+        memory::free_unscrubbed(pa, order);
         return Err(Status::Exhausted);
     }
     GRANTED.fetch_add(FRAME << order, Ordering::Relaxed);
@@ -149,13 +156,17 @@ fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
     if pa & (bytes - 1) != 0 {
         return Err(Status::Invalid);
     }
+    if !scrub::gone() {
+        // The frame before is still zeroed.
+        return Err(Status::Again);
+    }
     let start = granted(root, pa, bytes)?;
     let ipa = root::window(start).ok_or(Status::NotGranted)?;
     root.gmap
         .exclusive()
         .unmap(&mut root.gmap.machine(), ipa, bytes)
         .map_err(|_| Status::Exhausted)?;
-    memory::free(start, order as u8);
+    scrub::leave(start, order as u8);
     GRANTED.fetch_sub(bytes, Ordering::Relaxed);
     Ok(())
 }
@@ -175,7 +186,8 @@ fn list(root: &Vm, cursor: u64) -> Result<[u64; 2], Status> {
         if let Entry::Leaf(leaf) = place.entry() {
             let span = place.level().span();
             let pa = leaf.base();
-            if memory::is_pool(pa) && !is_shared(pa) {
+            let shared = is_shared(pa.raw(), pa.raw().saturating_add(span));
+            if memory::is_pool(pa) && !shared {
                 found = Some((pa.raw(), span, ipa.raw() + span));
                 return Err(());
             }
@@ -230,7 +242,7 @@ fn copy_in(
     }
     let bytes = bytes.min(COPY_BYTES_MAX);
     let source = granted(caller.vm(), source, bytes)?;
-    memory_access::put(&mut caller.tables, vm, ipa, bytes, source, LOADER_KEY)
+    memory_access::put(caller, vm, ipa, bytes, source, LOADER_KEY)
 }
 
 fn entry(handle: u64, pc: u64, x0: u64) -> Result<(), Status> {

@@ -1,16 +1,18 @@
 //! Stage-2 faults of guests: what is missing is looked for, made, and linked.
 //!
 //! Three steps, so that no frame is zeroed with the VM's lock held (`gmap`, module `fault`). A
-//! large frame is zeroed 64 KiB at a time, and when an interrupt comes in between, the guest is
-//! let go and faults again.
+//! large frame is zeroed 64 KiB at a time, and when an interrupt comes in between, who needs it
+//! is let go and comes again. Who does not come again gets a page where no block is zeroed already.
 
 use ::vcpu::stage1::{self, Regime};
 use arch::{Ipa, Pa};
 use gmap::{
     Access, Cache, Fault, FaultError, LinkError, Look, Scrubbing, Unscrubbed, Want, settle,
 };
+use guest_abi::core_call::Status;
 
 use crate::guest::{Vcpu, Vm};
+use crate::stage2::Stage2;
 use crate::{hw, memory, pressure, scrub};
 
 /// Looks before it is left to the guest to try again.
@@ -25,13 +27,11 @@ struct Means<'a> {
     later: bool,
 }
 
-/// What happens when an interrupt comes while a large frame is zeroed.
+/// What happens when an interrupt comes while something large is made.
 enum Patience<'a> {
-    /// The guest faults again: here a block of 2 MiB is kept, as far as it is zeroed.
-    Guest(&'a mut Option<Scrubbing>),
-    /// Root calls again, where it is a GiB; a block is made at once.
-    Caller,
-    /// Nobody comes again: frames are of 2 MiB at most, and made at once.
+    /// Whoever needs it comes again: here a block of 2 MiB is kept, as far as it is zeroed.
+    Again(&'a mut Option<Scrubbing>),
+    /// Nobody comes again: nothing is begun that takes long.
     None,
 }
 
@@ -62,14 +62,9 @@ pub(crate) fn fault(vcpu: &mut Vcpu, ipa: Ipa, access: Access) -> Result<Fault, 
     if vcpu.half.is_none() {
         vm.gmap.shared().count_fault();
     }
-    let means = &mut Means {
-        cache: &mut vcpu.tables,
-        patience: Patience::Guest(&mut vcpu.half),
-        later: false,
-    };
     let mut result = Err(FaultError::OutOfMemory);
     for _ in 0..LOOKS {
-        result = settled(vm, means, ipa, access);
+        result = resolve_for(vcpu, vm, ipa, access).map(|(fault, _)| fault);
         match result {
             // Somebody may have what it can do without: the guest tries again.
             Err(FaultError::OutOfMemory) if pressure::relieve(vm) => {
@@ -84,16 +79,32 @@ pub(crate) fn fault(vcpu: &mut Vcpu, ipa: Ipa, access: Access) -> Result<Fault, 
             }
         }
     }
-    if !means.later
-        && let Some(half) = vcpu.half.take()
-    {
-        // Another vCPU was quicker, or this one has turned to something else meanwhile.
-        half.free(&mut vm.gmap.machine());
-    }
     result
 }
 
-/// As [`fault`], on core's own account: at once, and in blocks of 2 MiB at most.
+/// As [`fault`], for `caller`, whose memory it need not be, and who comes again when told that it
+/// is for later.
+pub(crate) fn resolve_for(
+    caller: &mut Vcpu,
+    vm: &Vm,
+    ipa: Ipa,
+    access: Access,
+) -> Result<(Fault, bool), FaultError> {
+    let means = &mut Means {
+        cache: &mut caller.tables,
+        patience: Patience::Again(&mut caller.half),
+        later: false,
+    };
+    let result = settled(vm, means, ipa, access);
+    let later = means.later;
+    if !later && let Some(half) = caller.half.take() {
+        // Another vCPU was quicker, or this one has turned to something else meanwhile.
+        half.free(&mut vm.gmap.machine());
+    }
+    result.map(|fault| (fault, later))
+}
+
+/// As [`fault`], on core's own account: at once.
 pub(crate) fn resolve(
     vm: &Vm,
     cache: &mut Cache,
@@ -133,6 +144,7 @@ fn supply(vm: &Vm, means: &mut Means<'_>, look: Look, access: Access) -> Result<
         Look::Missing(want) => fill(vm, means, want, access),
         Look::Shared(want) => copy(vm, means, want),
         Look::Zeroes(want) => vm.gmap.shared().link_zeroes(&machine, means.cache, want),
+        Look::Held(want) => help(vm, &means.patience, want.ipa()),
     };
     means.later = result == Err(LinkError::Later);
     result
@@ -156,27 +168,53 @@ fn fill(vm: &Vm, means: &mut Means<'_>, want: Want, access: Access) -> Result<()
 fn zeroed(vm: &Vm, means: &mut Means<'_>, order: u8) -> Result<Pa, LinkError> {
     match (order, &mut means.patience) {
         (gmap::ORDER_MAX, Patience::None) => Err(LinkError::NoMemory),
-        (gmap::ORDER_MAX, _) => {
+        (gmap::ORDER_MAX, Patience::Again(_)) => {
             // Another vCPU that works on it is as good.
             let mut half = vm.gmap.huge.try_lock().ok_or(LinkError::Later)?;
-            step(vm, &mut half, order)
+            step(&mut half, order)
         }
-        (memory::BLOCK_ORDER, Patience::Guest(half)) => match scrub::take(order) {
-            Some(frame) => Ok(frame),
-            None => step(vm, half, order),
+        (memory::BLOCK_ORDER, patience) => match (scrub::take(order), patience) {
+            (Some(frame), _) => Ok(frame),
+            (None, Patience::Again(half)) => step(half, order),
+            (None, Patience::None) => Err(LinkError::NoMemory),
         },
         _ => memory::alloc_zeroed(order).ok_or(LinkError::NoMemory),
     }
 }
 
+/// Returns a frame of zeroes for a call that `caller` makes again until it is whole.
+pub(crate) fn zeroed_for(caller: &mut Vcpu, order: u8) -> Result<Pa, Status> {
+    /// What is zeroed in one step.
+    const STEP: u8 = 4;
+    if order <= STEP {
+        return memory::alloc_zeroed(order).ok_or(Status::Exhausted);
+    }
+    if let Some(frame) = scrub::take(order) {
+        return Ok(frame);
+    }
+    step(&mut caller.half, order).map_err(unmade)
+}
+
+/// Returns what a call tells whose frame was not made.
+pub(crate) fn unmade(error: LinkError) -> Status {
+    match error {
+        LinkError::Later | LinkError::Again => Status::Again,
+        LinkError::NoMemory | LinkError::Limit => Status::Exhausted,
+    }
+}
+
 /// Zeroes what is in `half`, or a new frame, until it is whole or an interrupt comes.
-fn step(vm: &Vm, half: &mut Option<Scrubbing>, order: u8) -> Result<Pa, LinkError> {
-    let mut machine = vm.gmap.machine();
+pub(crate) fn step(half: &mut Option<Scrubbing>, order: u8) -> Result<Pa, LinkError> {
+    let mut machine = Stage2::unseen();
     let mut frame = match half.take() {
-        Some(frame) => frame,
-        None => Unscrubbed::alloc(&mut machine, order)
-            .ok_or(LinkError::NoMemory)?
-            .begin(),
+        Some(frame) if frame.bytes() == memory::FRAME << order => frame,
+        other => {
+            if let Some(other) = other {
+                other.free(&mut machine);
+            }
+            let new = Unscrubbed::alloc(&mut machine, order);
+            new.ok_or(LinkError::NoMemory)?.begin()
+        }
     };
     loop {
         match frame.step(&machine) {
@@ -193,8 +231,23 @@ fn step(vm: &Vm, half: &mut Option<Scrubbing>, order: u8) -> Result<Pa, LinkErro
     }
 }
 
-/// A copy of a frame that others use too, in its place. A block of 2 MiB is copied in one go;
-/// one of the zeroes that all share is made as any other.
+/// Gets the block on that is moved from under who is to write there, or makes the move void.
+fn help(vm: &Vm, patience: &Patience<'_>, ipa: Ipa) -> Result<(), LinkError> {
+    let mut machine = vm.gmap.machine();
+    if matches!(patience, Patience::None) {
+        vm.gmap.shared().let_go(&machine, ipa);
+        return Err(LinkError::Again);
+    }
+    while vm.gmap.exclusive().help(&mut machine, ipa) {
+        if hw::interrupt_pending() {
+            return Err(LinkError::Later);
+        }
+    }
+    Err(LinkError::Again)
+}
+
+/// A copy of a page that others use too, in its place ([`gmap::Policy::copy`] is one page); of
+/// the zeroes that all share, a block that is made as any other.
 fn copy(vm: &Vm, means: &mut Means<'_>, want: Want) -> Result<(), LinkError> {
     let mut machine = vm.gmap.machine();
     let frame = match want.is_zeroes() {
@@ -236,36 +289,33 @@ pub(crate) fn with_page<T>(
     access: Access,
     f: impl FnOnce(Pa) -> T,
 ) -> Result<T, Missed> {
-    with_page_by(vm, (cache, Patience::None), ipa, access, f)
+    let settle = || resolve(vm, cache, ipa, access).map(|_| false);
+    with_page_by(vm, settle, ipa, access, f)
 }
 
-/// As [`with_page`], for who comes again.
-pub(crate) fn with_page_for_caller<T>(
+/// As [`with_page`], for `caller`, who comes again.
+pub(crate) fn with_page_for<T>(
+    caller: &mut Vcpu,
     vm: &Vm,
-    cache: &mut Cache,
     ipa: Ipa,
     access: Access,
     f: impl FnOnce(Pa) -> T,
 ) -> Result<T, Missed> {
-    with_page_by(vm, (cache, Patience::Caller), ipa, access, f)
+    let settle = || resolve_for(caller, vm, ipa, access).map(|(_, later)| later);
+    with_page_by(vm, settle, ipa, access, f)
 }
 
+/// `settle` makes that the page is there, or says that it is for later.
 fn with_page_by<T>(
     vm: &Vm,
-    (cache, patience): (&mut Cache, Patience<'_>),
+    mut settle: impl FnMut() -> Result<bool, FaultError>,
     ipa: Ipa,
     access: Access,
     f: impl FnOnce(Pa) -> T,
 ) -> Result<T, Missed> {
     let machine = vm.gmap.machine();
-    let means = &mut Means {
-        cache,
-        patience,
-        later: false,
-    };
     for _ in 0..LOOKS {
-        settled(vm, means, ipa, access)?;
-        if means.later {
+        if settle()? {
             break;
         }
         let gmap = vm.gmap.shared();

@@ -13,7 +13,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use arch::Ipa;
-use gmap::{Cache, Key, KeyError, Mask, ReleaseRing, StateOp};
+use gmap::{Key, KeyError, Mask, ReleaseRing, StateOp};
 use guest_abi::core_call::{VM_NO_PAGE_STATES, VM_NO_STORAGE_KEYS};
 use guest_abi::dma;
 use guest_abi::guest_memory::GuestMemoryCall;
@@ -22,7 +22,7 @@ use guest_abi::storage_key;
 
 use crate::guest::{Vcpu, Vm};
 use crate::passthrough::dma::{Refused, declare, undeclare};
-use crate::{keyed, memory};
+use crate::{hw, keyed, memory};
 
 /// Order of the block that holds a ring.
 const RING_ORDER: u8 = 1;
@@ -138,10 +138,10 @@ fn answer(vcpu: &mut Vcpu, call: GuestMemoryCall) -> Answer {
     );
     let result = match call {
         GuestMemoryCall::PageState { op, ipa, pages } => page_state(vcpu, op, ipa, pages),
-        GuestMemoryCall::Drain => Ok([drain(vcpu), 0]),
+        GuestMemoryCall::Drain => Ok([drain(vcpu), left(vcpu)]),
         GuestMemoryCall::Declare { ipa, pages } => reach(vcpu, declare, ipa, pages),
         GuestMemoryCall::Undeclare { ipa, pages } => {
-            let undeclare: Reach = |vm, _, ipa, pages| undeclare(vm, ipa, pages);
+            let undeclare: Reach = |_, vm, ipa, pages| undeclare(vm, ipa, pages);
             reach(vcpu, undeclare, ipa, pages)
         }
         GuestMemoryCall::KeyGet { ipa } => at(ipa).and_then(|ipa| {
@@ -219,6 +219,9 @@ fn page_state(vcpu: &mut Vcpu, op: u64, ipa: u64, pages: u64) -> Result<[u64; 2]
                 states |= u64::from(byte) << (done * 8);
             }
             done += 1;
+            if hw::interrupt_pending() {
+                break;
+            }
         }
         Ok(())
     });
@@ -233,13 +236,14 @@ fn page_state(vcpu: &mut Vcpu, op: u64, ipa: u64, pages: u64) -> Result<[u64; 2]
 }
 
 /// [`declare`] or [`undeclare`].
-type Reach = fn(&Vm, &mut Cache, Ipa, u64) -> Result<u64, Refused>;
+type Reach = fn(&mut Vcpu, &Vm, Ipa, u64) -> Result<u64, Refused>;
 
 /// Lets the VM's devices reach pages, or no longer.
 fn reach(vcpu: &mut Vcpu, reach: Reach, ipa: u64, pages: u64) -> Result<[u64; 2], KeyError> {
     let vm = vcpu.vm();
-    match reach(vm, &mut vcpu.tables, at(ipa)?, pages) {
+    match reach(vcpu, vm, at(ipa)?, pages) {
         Ok(done) => Ok([done, 0]),
+        Err(Refused::Later) => Err(KeyError::Again),
         Err(Refused::NoRam) => Err(KeyError::NoRam),
         Err(Refused::NoMemory) => Err(KeyError::NoMemory),
     }
@@ -254,6 +258,9 @@ fn key_set(vcpu: &mut Vcpu, ipa: u64, pages: u64, key: u8) -> Result<[u64; 2], K
         while done < wanted {
             gmap.set_key(machine, cache, page(ipa, done)?, key)?;
             done += 1;
+            if hw::interrupt_pending() {
+                break;
+            }
         }
         Ok(())
     });
@@ -263,7 +270,13 @@ fn key_set(vcpu: &mut Vcpu, ipa: u64, pages: u64, key: u8) -> Result<[u64; 2], K
     }
 }
 
-/// Gives the frames of the pages back that `vcpu` said are unused. Returns how many.
+/// Returns how many pages that `vcpu` said are unused still wait.
+fn left(vcpu: &Vcpu) -> u64 {
+    vcpu.released.get().map_or(0, |ring| ring.len() as u64)
+}
+
+/// Gives the frames of the pages back that `vcpu` said are unused, until an interrupt waits.
+/// Returns how many.
 #[inline(never)]
 pub(crate) fn drain(vcpu: &Vcpu) -> u64 {
     let Some(ring) = vcpu.released.get().filter(|ring| !ring.is_empty()) else {

@@ -130,6 +130,7 @@ pub(crate) fn sev() {
 }
 
 /// Returns whether an interrupt waits to be taken (ISR_EL1.I and F).
+#[inline(always)]
 pub(crate) fn interrupt_pending() -> bool {
     isr_el1() & (1 << 7 | 1 << 6) != 0
 }

@@ -196,15 +196,13 @@ pub(crate) fn free_from_stock(pa: Pa, order: u8) {
     }
 }
 
-/// Takes a block of 2 MiB of zeroes that nobody ever writes and nobody ever frees, if the
-/// pool has one.
-pub(crate) fn alloc_zeroes() -> Option<Pa> {
-    let pa = alloc_zeroed(ZEROES_ORDER)?;
-    let mut pool = POOL.lock();
-    let kept = pool.as_mut()?.keep(pa, ZEROES_ORDER);
-    kept.expect("the block was just allocated");
-    CORE_BYTES.fetch_add(FRAME << ZEROES_ORDER, Ordering::Relaxed);
-    Some(pa)
+/// Keeps a block of zeroes of [`ZEROES_ORDER`] that nobody writes any more: it is never freed.
+pub(crate) fn keep_zeroes(pa: Pa) {
+    if let Some(pool) = POOL.lock().as_mut() {
+        pool.keep(pa, ZEROES_ORDER)
+            .expect("the block was just allocated");
+        CORE_BYTES.fetch_add(FRAME << ZEROES_ORDER, Ordering::Relaxed);
+    }
 }
 
 /// Counts another user of a frame that the caller holds; false if it cannot have one.

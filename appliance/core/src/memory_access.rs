@@ -47,7 +47,8 @@ fn page_of(at: u64) -> Result<Ipa, Status> {
 /// Splits `bytes` from `ipa` at page boundaries and runs `f` with
 /// address, offset from the start, and bytes of each part. Returns how many bytes were done.
 ///
-/// A refusal after the first part ends it early: the next call meets it again.
+/// A refusal after the first part ends it early: the next call meets it again. So does an
+/// interrupt that waits.
 fn by_page(
     ipa: u64,
     bytes: u64,
@@ -61,6 +62,9 @@ fn by_page(
             Ok(()) => so_far += n,
             Err(status) if so_far == 0 => return Err(status),
             Err(_) => break,
+        }
+        if hw::interrupt_pending() {
+            break;
         }
     }
     Ok(so_far)
@@ -108,13 +112,13 @@ pub(crate) fn write(
     let key = access_key(key)?;
     let bytes = bytes.min(COPY_BYTES_MAX);
     let from = granted(caller.vm(), source, bytes)?;
-    let copied = put(&mut caller.tables, vm, ipa, bytes, from, key)?;
+    let copied = put(caller, vm, ipa, bytes, from, key)?;
     done([copied, 0, 0])
 }
 
 /// Copies `bytes` from `from`, which the caller may read, to RAM of a VM. Returns how many.
 pub(crate) fn put(
-    tables: &mut gmap::Cache,
+    caller: &mut Vcpu,
     vm: &Vm,
     ipa: u64,
     bytes: u64,
@@ -123,7 +127,7 @@ pub(crate) fn put(
 ) -> Result<u64, Status> {
     by_page(ipa, bytes, |at, offset, n| {
         let from = from.checked_add(offset).ok_or(Status::NotGranted)?;
-        change(vm, tables, at, key, |to| {
+        change(caller, vm, at, key, |to| {
             memory::copy(to, from, n);
             // It may be code, and the guest may have its caches off.
             hw::clean_to_poc(memory::va(to), n);
@@ -133,13 +137,7 @@ pub(crate) fn put(
 
 /// Runs `f` with where byte `at` of a VM's RAM is, populated and dirty, if `key` may store
 /// there.
-fn change(
-    vm: &Vm,
-    tables: &mut gmap::Cache,
-    at: u64,
-    key: u8,
-    f: impl FnOnce(Pa),
-) -> Result<(), Status> {
+fn change(caller: &mut Vcpu, vm: &Vm, at: u64, key: u8, f: impl FnOnce(Pa)) -> Result<(), Status> {
     let page = page_of(at)?;
     let allowed = {
         let gmap = vm.gmap.shared();
@@ -148,7 +146,7 @@ fn change(
     if !allowed {
         return Err(Status::Protected);
     }
-    guest_fault::with_page_for_caller(vm, tables, page, Access::WRITE, |frame| {
+    guest_fault::with_page_for(caller, vm, page, Access::WRITE, |frame| {
         if let Some(pa) = frame.checked_add(at % FRAME) {
             f(pa);
         }
@@ -181,7 +179,7 @@ pub(crate) fn exchange(
     let Exchange { old, new } = memory::read_record::<Exchange>(operand);
     let (old, new) = (u128::from_le_bytes(old), u128::from_le_bytes(new));
     let mut found = None;
-    change(vm, &mut caller.tables, ipa, key, |pa| {
+    change(caller, vm, ipa, key, |pa| {
         found = atomic::compare_exchange(pa, bytes, old, new);
     })?;
     // The guest keeps writing there: root tries again.
@@ -279,6 +277,9 @@ pub(crate) fn keys_write(
         while let Some(key) = keys.get(n).and_then(|byte| Key::from_byte(*byte)) {
             gmap.set_key(machine, cache, nth(ipa, n)?, key)?;
             n += 1;
+            if hw::interrupt_pending() {
+                break;
+            }
         }
         Ok(())
     });
@@ -342,6 +343,9 @@ pub(crate) fn states(
                 while let Some(value) = values.get(n) {
                     gmap.write_state(machine, cache, nth(ipa, n)?, *value)?;
                     n += 1;
+                    if hw::interrupt_pending() {
+                        break;
+                    }
                 }
                 Ok(())
             });

@@ -219,8 +219,8 @@ fn set_policy(root: &Vm, handle: u64, pa: u64) -> Answer {
     if flag(PolicyFlags::Wipe) && !memory_sharing::end(vm)? {
         return Err(Status::Again);
     }
-    if flag(PolicyFlags::ShareZeroes) && !stage2::make_zeroes() {
-        return Err(Status::Exhausted);
+    if flag(PolicyFlags::ShareZeroes) {
+        stage2::make_zeroes()?;
     }
     let mut gmap = vm.gmap.exclusive();
     let policy = Policy {
@@ -367,11 +367,11 @@ fn take_back(caller: &mut Vcpu) -> Answer {
     slice(next, freed)
 }
 
-/// Leaves that move, or are looked at for zeroes, while the lock is held once: one, since it
-/// may be a block of 2 MiB.
+/// Leaves that move, or are looked at for zeroes, while the lock is held once: one, or a part of
+/// one that is large.
 const LEAVES: usize = 1;
 /// Times that the lock is taken in one call.
-const TURNS: usize = 64;
+const TURNS: usize = 256;
 
 /// Drops pages of zeroes, until an interrupt comes.
 fn drop_zeroes(vm: &Vm, start: u64, end: u64, most: u64, log: &Bitmap) -> (Option<Ipa>, u64) {

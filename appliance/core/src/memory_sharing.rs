@@ -9,13 +9,14 @@ use guest_abi::core_call::Status;
 
 use crate::calls::find;
 use crate::guest::Vm;
+use crate::hw;
 use crate::memory_calls::{Answer, ram_range, slice};
 
 /// Leaves that are shared while the locks are held once: to count the users of a block of
-/// 2 MiB takes 512 steps.
-const LEAVES: usize = 4;
+/// 2 MiB takes 128 steps.
+const LEAVES: usize = 1;
 /// Times that the locks are taken in one call.
-const TURNS: usize = 16;
+const TURNS: usize = 64;
 
 /// Answers [`guest_abi::core_call::CoreCall::VmShareMemory`].
 pub(crate) fn share([to, from, ipa, bytes, cursor]: [u64; 5]) -> Answer {
@@ -45,6 +46,9 @@ pub(crate) fn share([to, from, ipa, bytes, cursor]: [u64; 5]) -> Answer {
         match result.map_err(refusal)? {
             Some(next) => at = next.raw(),
             None => return slice(None, shared),
+        }
+        if hw::interrupt_pending() {
+            break;
         }
     }
     slice(Ipa::new(at), shared)
@@ -76,8 +80,7 @@ pub(crate) fn end(vm: &Vm) -> Result<bool, Status> {
         return Ok(true);
     }
     let from = space.unshared.load(Ordering::Relaxed);
-    // To copy a block of 2 MiB takes as long as 512 pages.
-    match gmap.unshare_all(&mut machine, from, u64::MAX, Budget::leaves(LEAVES)) {
+    match gmap.unshare_all(&mut machine, from, u64::MAX, Budget::FREEING) {
         Ok(next) => {
             let at = next.map_or(0, Ipa::raw);
             space.unshared.store(at, Ordering::Relaxed);

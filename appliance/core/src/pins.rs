@@ -85,8 +85,11 @@ pub(crate) fn renew(vcpu: &mut Vcpu) -> bool {
         let Some(ipa) = Ipa::new(page & !LOST) else {
             return true;
         };
-        if guest_fault::resolve(vm, &mut vcpu.tables, ipa, Access::WRITE).is_err() {
-            return false;
+        match guest_fault::resolve_for(vcpu, vm, ipa, Access::WRITE) {
+            Ok((_, false)) => {}
+            // Half made when an interrupt came, which goes first.
+            Ok((_, true)) => break,
+            Err(_) => return false,
         }
         // Cleared first: whoever takes the page from now on sets it again.
         pin.fetch_and(!LOST, Ordering::AcqRel);
@@ -94,7 +97,7 @@ pub(crate) fn renew(vcpu: &mut Vcpu) -> bool {
             pin.fetch_or(LOST, Ordering::AcqRel);
         }
     }
-    // Taken 64 times under its hands: it tries again at its next exit.
+    // Half made, or taken 64 times under its hands: it tries again at its next exit.
     vcpu.attention.raise();
     true
 }

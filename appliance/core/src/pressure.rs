@@ -14,7 +14,7 @@ use guest_abi::root_boot::VMS_MAX;
 use spin::Mutex;
 
 use crate::guest::{self, Vm};
-use crate::{memory, per_cpu};
+use crate::{hw, memory, per_cpu};
 
 /// Bytes with which any fault can be answered, and a VM be made: what lacks memory while there
 /// is so much lacks what no page of a guest's can give it.
@@ -104,6 +104,9 @@ pub(crate) fn patient<T>(
         // Waits for the slice of another core's: root has nothing else to do meanwhile.
         if !root.asking.slice(&mut ROUND.lock()) {
             return work();
+        }
+        if hw::interrupt_pending() {
+            break;
         }
     }
     Err(Status::Again)

@@ -69,7 +69,7 @@ pub(crate) fn ring(slot: usize) {
     if slot >= ROOT_SLOT {
         return;
     }
-    let Some(doorbell) = doorbell() else {
+    let Some(doorbell) = bell() else {
         return;
     };
     let bit = 1 << slot;
@@ -228,14 +228,14 @@ pub(crate) fn reset_interrupts(root: &Vm) {
             let _ = vgic.set_hardware(0, device.intid, Some(device.intid));
         }
     });
-    if let Some(doorbell) = doorbell() {
+    if let Some(doorbell) = bell() {
         doorbell.beat.store(0, Ordering::Relaxed);
         // After the vGIC: whoever rings from now on is heard.
         doorbell.vms.store(0, Ordering::Release);
     }
 }
 
-fn doorbell() -> Option<&'static Doorbell> {
+fn bell() -> Option<&'static Doorbell> {
     let doorbell = DOORBELL.load(Ordering::Acquire) as *const Doorbell;
     // SAFETY: null, or a page that was allocated zeroed for this, for good, and holds atomics.
     unsafe { doorbell.as_ref() }
@@ -243,7 +243,7 @@ fn doorbell() -> Option<&'static Doorbell> {
 
 /// Returns root's sign of life, 0 if it has not given one in this life.
 pub(crate) fn beat() -> u64 {
-    doorbell().map_or(0, |doorbell| doorbell.beat.load(Ordering::Relaxed))
+    bell().map_or(0, |doorbell| doorbell.beat.load(Ordering::Relaxed))
 }
 
 fn copy_into(to: &mut [u8], from: &[u8]) {
@@ -335,9 +335,10 @@ pub(crate) fn show_ram(root: &Vm, pa: Pa, bytes: u64) -> Result<(), &'static str
     show(root, pa, bytes, Attr::Normal)
 }
 
-/// Returns whether this is the doorbell's frame.
-pub(crate) fn is_doorbell(pa: Pa) -> bool {
-    memory::va(pa) == DOORBELL.load(Ordering::Relaxed)
+/// Returns the doorbell's frame, once there is one.
+pub(crate) fn doorbell() -> Option<Pa> {
+    let at = DOORBELL.load(Ordering::Relaxed);
+    (at != 0).then(|| memory::pa_of(at))
 }
 
 /// Shows root the pages it shares with core about `vm`.

@@ -10,12 +10,15 @@ use arch::Pa;
 use gmap::{Scrubbing, Stock, Unscrubbed};
 use spin::Mutex;
 
+use crate::hw;
 use crate::per_cpu::{self, PerCpu};
 use crate::stage2::Stage2;
 
 static STOCK: Mutex<Stock> = Mutex::new(Stock::new());
 /// Bytes in the stock, and in the hands of idle cores.
 static BYTES: AtomicU64 = AtomicU64::new(0);
+/// A frame that was given back and is to be zeroed first. It counts as free.
+static LEAVING: Mutex<Option<Scrubbing>> = Mutex::new(None);
 static WAITED: AtomicU64 = AtomicU64::new(0);
 static IDLE: AtomicU64 = AtomicU64::new(0);
 
@@ -58,6 +61,10 @@ pub(crate) fn release() -> bool {
     let mut stock = core::mem::take(&mut *STOCK.lock());
     let mut freed = stock.bytes();
     stock.release(machine);
+    if let Some(frame) = LEAVING.lock().take() {
+        freed += frame.bytes();
+        frame.free(machine);
+    }
     for cpu in per_cpu::online() {
         if let Some(frame) = cpu.scrubbing.try_lock().and_then(|mut half| half.take()) {
             freed += frame.bytes();
@@ -67,8 +74,47 @@ pub(crate) fn release() -> bool {
     freed > 0
 }
 
+/// Gives back a frame that is to hold nothing any more: zeroed now, or as much of it as an
+/// interrupt leaves time for, and the rest when the next comes or a core is idle.
+pub(crate) fn leave(pa: Pa, order: u8) {
+    BYTES.fetch_add(4096 << order, Ordering::Relaxed);
+    *LEAVING.lock() = Some(Unscrubbed::from_frame(pa, order).begin());
+    gone();
+}
+
+/// Goes on with the frame that was given back last, until an interrupt comes. Returns whether it
+/// is in the pool: then there may be another.
+pub(crate) fn gone() -> bool {
+    while let Some(more) = leaving_step() {
+        if more && hw::interrupt_pending() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Zeroes a part of the frame that was given back; returns whether there is more to zero, `None` if
+/// there is no such frame.
+fn leaving_step() -> Option<bool> {
+    let machine = &mut Stage2::stock();
+    let mut leaving = LEAVING.lock();
+    match leaving.take()?.step(machine) {
+        Err(frame) => {
+            *leaving = Some(frame);
+            Some(true)
+        }
+        Ok(zeroed) => {
+            zeroed.free(machine);
+            Some(false)
+        }
+    }
+}
+
 /// Zeroes a little of what the stock lacks. Returns whether there may be more to do.
 pub(crate) fn work(cpu: &PerCpu) -> bool {
+    if leaving_step().is_some() {
+        return true;
+    }
     let machine = &mut Stage2::stock();
     // No lock is held meanwhile: an allocation may empty the stock.
     let half = cpu.scrubbing.lock().take();

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Ipa, Pa, tlbi};
 use gmap::{Ask, Event, Features, Gmap, Held, Level, Machine, Rank, Scrubbing, Vmids, WorkingSet};
+use guest_abi::core_call::Status;
 use guest_abi::memory_call::{
     HARDWARE_BBM2, HARDWARE_FWB, HARDWARE_HAFDBS, HARDWARE_TLB_RANGE, HARDWARE_TTL,
 };
@@ -18,7 +19,7 @@ use spin::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::guest::GUEST_IPA_BITS;
 use crate::passthrough::{View, smmu};
-use crate::{guest, hw, memory, per_cpu, pins, world};
+use crate::{guest, guest_fault, hw, memory, per_cpu, pins, world};
 
 /// Bits of [`guest_abi::memory_call::HostMemory::hardware`].
 static HARDWARE: AtomicU64 = AtomicU64::new(0);
@@ -28,7 +29,7 @@ static VMIDS: Mutex<Option<Vmids<'static>>> = Mutex::new(None);
 static VMIDS_USED: AtomicU64 = AtomicU64::new(0);
 /// The block of zeroes that VMs may share, once one was asked for; 0 before.
 static ZEROES: AtomicU64 = AtomicU64::new(0);
-static MAKE_ZEROES: Mutex<()> = Mutex::new(());
+static MAKE_ZEROES: Mutex<Option<Scrubbing>> = Mutex::new(None);
 
 /// TLB maintenance on behalf of all VMs, as [`Space::tlbi`], and on this core alone.
 pub(crate) static TLBI: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
@@ -86,17 +87,16 @@ pub(crate) fn vtcr(ipa_bits: u8) -> u64 {
     }
 }
 
-/// Makes sure that there is a block of zeroes to share; false if there is no memory for it.
-pub(crate) fn make_zeroes() -> bool {
-    let _one = MAKE_ZEROES.lock();
+/// Makes sure that there is a block of zeroes to share. [`Status::Again`] until it is zeroed.
+pub(crate) fn make_zeroes() -> Result<(), Status> {
+    let mut half = MAKE_ZEROES.lock();
     if ZEROES.load(Ordering::Acquire) != 0 {
-        return true;
+        return Ok(());
     }
-    let block = memory::alloc_zeroes();
-    if let Some(pa) = block {
-        ZEROES.store(pa.raw(), Ordering::Release);
-    }
-    block.is_some()
+    let block = guest_fault::step(&mut half, memory::ZEROES_ORDER).map_err(guest_fault::unmade)?;
+    memory::keep_zeroes(block);
+    ZEROES.store(block.raw(), Ordering::Release);
+    Ok(())
 }
 
 /// Takes a VMID that no live VM has.
@@ -477,6 +477,11 @@ impl Machine for Stage2<'_> {
             Event::HeldLost { ipa, level } => space.dma.lost(ipa, level.span()),
             Event::NestedChanged { .. } => {}
         }
+    }
+
+    #[inline(always)]
+    fn interrupted(&self) -> bool {
+        hw::interrupt_pending()
     }
 
     fn invalidate_vmid(&self, vmid: u16) {

@@ -139,6 +139,8 @@ impl Gmap {
         self.note(machine, ipa, |leaf| {
             if leaf.special() {
                 leaf
+            } else if leaf.held() {
+                leaf.with_own().with_dirty()
             } else {
                 leaf.with_dirty()
             }

@@ -53,10 +53,10 @@ impl Gmap {
         while at < end && !budget.spent() && allowed {
             let ipa = address(at);
             let place = self.place_to(machine, ipa, Level::L2);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             if let Entry::Table(table) = place.entry() {
                 for _ in 0..512 {
-                    budget.pay(Entry::Empty);
+                    budget.pay(machine, Entry::Empty);
                 }
                 let base = ipa.align_down(Level::L2.span());
                 let slot = self.slots.find(base.raw());
@@ -150,7 +150,10 @@ impl Gmap {
                 gather.frame(machine, leaf, Level::L3);
             }
         }
-        let block = pages.first.block(frame, young, dirty, soft, host);
+        let block = pages
+            .first
+            .with_own()
+            .block(frame, young, dirty, soft, host);
         machine.store(place.table, place.index, block.descriptor().raw());
         self.counters.leaves(block, Level::L2, 1);
         self.counters.collapse();

@@ -80,7 +80,7 @@ impl Gmap {
         let (mut at, mut budget) = (start, budget);
         while at < end && !budget.spent() {
             let place = self.place(machine, address(at));
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             at = match place.entry() {
                 Entry::Leaf(leaf) if leaf.shared() => self.make_own(machine, address(at))?,
                 _ => next(at, place.level),
@@ -108,7 +108,7 @@ impl Gmap {
             return Ok(next(ipa.raw(), place.level));
         }
         let ticket = self.sequence.ticket();
-        let level = place.level.max(Level::L2);
+        let level = place.level.max(self.policy.copy);
         let want = self.want_of(machine, ipa, place, leaf, ticket);
         let mut want = Some(Want { level, ..want });
         with_cache(machine, |machine, cache| {

@@ -271,6 +271,12 @@ impl Leaf {
         self.0 & SHARED != 0
     }
 
+    /// Returns whether nobody may write to it for a while, though it is the VM's own: see
+    /// [`crate::Gmap::let_go`].
+    pub const fn held(self) -> bool {
+        self.0 & (DBM | SHARED | SPECIAL) == 0
+    }
+
     /// Returns whether a running vCPU needs the page to stay as it is.
     pub const fn pinned(self) -> bool {
         self.0 & PIN != 0
@@ -398,7 +404,7 @@ impl Leaf {
         Self(self.with_read_only().0 | SHARED)
     }
 
-    /// Makes the frame the VM's own, which may write to it; not dirty yet.
+    /// Makes the frame the VM's own, which may write to it; not dirty yet, if it was shared or held.
     #[must_use]
     pub const fn with_own(self) -> Self {
         Self(self.0 & !SHARED | DBM)

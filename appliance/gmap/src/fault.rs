@@ -146,6 +146,10 @@ impl Gmap {
         access: Access,
     ) -> Result<(), LinkError> {
         let want = look.want().ok_or(LinkError::Again)?;
+        if let Look::Held(want) = look {
+            self.let_go(machine, want.ipa());
+            return Err(LinkError::Again);
+        }
         cache
             .topup(machine, self.link_cost(machine, want)?)
             .map_err(|_| LinkError::NoMemory)?;
@@ -229,6 +233,18 @@ impl Gmap {
                 let room = self.has_room(place.level.span());
                 if machine.shared(leaf.base(), place.level.order()) || !room {
                     return self.want_copy(machine, ipa, place, leaf, ticket);
+                }
+                wanted = wanted.with_own();
+            } else if leaf.held() && access.write {
+                if self.moves(base, place.level, leaf) {
+                    let level = place.level;
+                    return Ok(Look::Held(Want {
+                        ipa,
+                        level,
+                        ticket,
+                        from: None,
+                        zeroes: false,
+                    }));
                 }
                 wanted = wanted.with_own();
             } else if !access.allowed(leaf.perm()) {

@@ -10,8 +10,8 @@ use arch::{Ipa, Pa};
 
 /// Runs of addresses remembered; more are invalidated with the whole VMID.
 const RUNS: usize = 8;
-/// Frames and tables held before they must be let go.
-const HELD: usize = 64;
+/// Frames and tables held before they must be let go: whoever ends a slice frees them first.
+const HELD: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Run {

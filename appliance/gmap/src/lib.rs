@@ -37,6 +37,7 @@ mod cow;
 mod desc;
 mod fault;
 mod gather;
+mod half;
 mod keys;
 mod large;
 mod level;

@@ -148,6 +148,12 @@ pub trait Machine {
         let _ = event;
     }
 
+    /// Returns whether an interrupt waits for this CPU: what is done in slices ends its slice,
+    /// once it has got a step further.
+    fn interrupted(&self) -> bool {
+        false
+    }
+
     /// Drops, on every CPU, all that is cached of `vmid`; complete on return
     /// (TLBI VMALLS12E1IS, DSB).
     fn invalidate_vmid(&self, vmid: u16);

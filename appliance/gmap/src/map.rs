@@ -189,20 +189,14 @@ impl Gmap {
                     return Err(Error::Occupied { at: address(at) });
                 }
                 at = next(at, place.level);
-                // The rest of a table of pages needs no walk of its own.
-                if place.level != Level::L3 || place.index >= LAST || at >= end {
+                if at >= end || !place.advance(machine) {
                     break;
                 }
-                place.index = place.index.saturating_add(1);
-                place.reread(machine);
             }
         }
         Ok(())
     }
 }
-
-/// The last entry of a table.
-const LAST: usize = 511;
 
 /// Returns the level of the largest leaf that may begin at `ipa`, map `pa` and fit.
 fn largest(ipa: Ipa, pa: Pa, bytes: u64) -> Level {

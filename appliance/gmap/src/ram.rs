@@ -46,8 +46,13 @@ impl Gmap {
         let mut at = start;
         while at < end {
             let mut place = self.place(machine, address(at));
-            place.swap(machine, Descriptor::EMPTY);
-            at = next(at, place.level);
+            loop {
+                place.swap(machine, Descriptor::EMPTY);
+                at = next(at, place.level);
+                if at >= end || !place.advance(machine) {
+                    break;
+                }
+            }
         }
         // Tables of an older neighbour may be all RAM now.
         let mut gather = Gather::new(self.vmid, false);
@@ -196,7 +201,7 @@ impl Gmap {
         while at < end && !budget.spent() {
             let ipa = address(at);
             let mut place = self.place(machine, ipa);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             self.clear_entry(machine, ipa, &mut place, ram, &mut gather);
             let following = next(at, place.level);
             // A table is looked at once, when its last entry in the range is done.

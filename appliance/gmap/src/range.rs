@@ -13,7 +13,8 @@ use arch::{Ipa, Pa};
 
 /// How much one slice of a long operation may do.
 ///
-/// A leaf costs sixteen units and any other entry one, so that sparse tables count too.
+/// A leaf costs sixteen units and any other entry one, so that sparse tables count too. A slice
+/// ends early when an interrupt waits ([`Machine::interrupted`]), but not before its first entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(usize);
 
@@ -38,16 +39,25 @@ impl Budget {
         self.0 == 0
     }
 
-    /// Pays for one entry.
-    pub(crate) fn pay(&mut self, entry: Entry) {
-        let cost = if matches!(entry, Entry::Leaf(_)) {
-            LEAF_COST
-        } else {
-            1
-        };
-        if self.0 != usize::MAX {
-            self.0 = self.0.saturating_sub(cost);
+    /// Pays for one entry, which is looked at in any case: what follows it is not, if the budget
+    /// is spent by that or somebody waits for the CPU. Of cheap entries some go by unasked.
+    pub(crate) fn pay(&mut self, machine: &impl Machine, entry: Entry) {
+        if self.0 == usize::MAX {
+            return;
         }
+        let cost = match entry {
+            Entry::Leaf(_) => LEAF_COST,
+            // Nothing is done until what it leads to was looked at.
+            Entry::Table(_) => return self.0 = self.0.saturating_sub(1),
+            _ => 1,
+        };
+        let left = self.0.saturating_sub(cost);
+        let asks = (self.0 ^ left) & !(LEAF_COST - 1) != 0;
+        self.0 = if asks && machine.interrupted() {
+            0
+        } else {
+            left
+        };
     }
 }
 
@@ -94,7 +104,7 @@ impl Gmap {
             let ipa = address(at);
             let table = path.table(level);
             let mut place = place_in(machine, self.shape, table, ipa, level, None);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             let result = visit(machine, ipa, &mut place);
             result.map_err(|why| Stop::Visitor { at: ipa, why })?;
             if let (Entry::Table(next), Some(below)) = (place.entry(), level.below()) {

@@ -80,7 +80,7 @@ impl Gmap {
         while at < end && !budget.spent() {
             let ipa = address(at);
             let mut place = self.place(machine, ipa);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             if let Entry::Leaf(leaf) = place.entry() {
                 if place.level < largest {
                     result = with_cache(machine, |machine, cache| {

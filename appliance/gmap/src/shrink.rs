@@ -6,6 +6,7 @@
 
 use crate::desc::{Descriptor, Entry, Leaf};
 use crate::gather::Gather;
+use crate::half::Part;
 use crate::level::Level;
 use crate::machine::Machine;
 use crate::range::{Budget, next};
@@ -81,7 +82,7 @@ impl Gmap {
             }
             let ipa = address(shrink.at);
             let place = self.place(machine, ipa);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             if let Entry::Leaf(leaf) = place.entry()
                 && !leaf.special()
             {
@@ -90,7 +91,10 @@ impl Gmap {
                     Stage::Volatile => self.drop_page(machine, ipa, &mut gather, volatile),
                     Stage::Zero => {
                         let base = ipa.align_down(place.level.span());
-                        self.drop_zero(machine, base, place, &mut gather, &mut report)
+                        match self.drop_zero(machine, base, place, &mut gather, &mut report) {
+                            Part::More => continue,
+                            part => part == Part::Whole,
+                        }
                     }
                     Stage::Done => false,
                 };
@@ -101,6 +105,8 @@ impl Gmap {
             shrink.at = next(shrink.at, place.level);
         }
         gather.complete(machine);
+        let zeroes = shrink.stage == Stage::Zero;
+        self.end_half_before(machine, zeroes.then_some(shrink.at));
         self.sequence.end();
         match shrink.bytes() >= target || shrink.stage == Stage::Done {
             true => Progress::Done,
@@ -136,19 +142,23 @@ impl Gmap {
         while at < end && !budget.spent() {
             let ipa = address(at);
             let place = self.place(machine, ipa);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             if matches!(place.entry(), Entry::Leaf(_)) {
                 let base = ipa.align_down(place.level.span());
-                self.drop_zero(machine, base, place, &mut gather, &mut report);
+                if self.drop_zero(machine, base, place, &mut gather, &mut report) == Part::More {
+                    continue;
+                }
             }
             at = next(at, place.level);
         }
         gather.complete(machine);
+        self.end_half_before(machine, Some(at).filter(|at| *at < end));
         self.sequence.end();
         (at < end).then(|| address(at))
     }
 
-    /// Drops the leaf at `place` if it holds zeroes; returns whether it did.
+    /// Drops the page at `place` if it holds zeroes, or looks at a part of the block and drops it
+    /// once all of it was seen. Otherwise [`Part::Lost`].
     fn drop_zero(
         &mut self,
         machine: &mut impl Machine,
@@ -156,25 +166,35 @@ impl Gmap {
         place: Place,
         gather: &mut Gather,
         report: &mut impl FnMut(Ipa, u64),
-    ) -> bool {
+    ) -> Part {
         let (mut place, level) = (place, place.level);
         let Entry::Leaf(leaf) = place.entry() else {
-            return false;
+            return Part::Lost;
         };
         let kept = leaf.special() || leaf.shared() || leaf.pinned() || level < Level::L2;
         let kept = kept || machine.holds(base, level);
         // A look while the guest runs saves the invalidation for most that are not.
-        if kept || !seems_zero(machine, leaf, level) {
-            return false;
+        if kept || !leaf.held() && !seems_zero(machine, leaf, level) {
+            return Part::Lost;
         }
-        let old = self.remake(machine, base, &mut place, |machine, old| {
-            match machine.is_zero(old.base(), level.order()) {
-                true => Descriptor::EMPTY,
-                false => old.with_no_notice().descriptor(),
+        let old = if level < Level::L3 {
+            let part = self.look_part(machine, base, &mut place);
+            if part != Part::Whole {
+                return part;
             }
-        });
-        let Some(old) = old.filter(|_| place.entry() == Entry::Empty) else {
-            return false;
+            let empty = Descriptor::EMPTY;
+            self.take(machine, base, &mut place, empty, &mut gather.flush)
+        } else {
+            let made = self.remake(machine, base, &mut place, |machine, old| {
+                match machine.is_zero(old.base(), level.order()) {
+                    true => Descriptor::EMPTY,
+                    false => old.with_no_notice().descriptor(),
+                }
+            });
+            made.filter(|_| place.entry() == Entry::Empty)
+        };
+        let Some(old) = old else {
+            return Part::Lost;
         };
         if old.soft_dirty() {
             report(base, level.span());
@@ -182,7 +202,7 @@ impl Gmap {
         self.counters.zeroed(level);
         gather.frame(machine, old, level);
         self.prune(machine, base, gather);
-        true
+        Part::Whole
     }
 
     /// Takes out the page at `ipa` if `may` says so of its word and leaf; returns whether it

@@ -305,11 +305,15 @@ impl Sidecar {
         self.root().is_some()
     }
 
-    /// Frees up to `budget` pages of the tree. Returns whether all are gone.
+    /// Frees up to `budget` pages of the tree, one at least, and no more once an interrupt waits.
+    /// Returns whether all are gone.
     ///
     /// Needs the VM's lock exclusively.
     pub(crate) fn free(&mut self, machine: &mut impl Machine, budget: usize) -> bool {
-        for _ in 0..budget.max(1) {
+        for n in 0..budget.max(1) {
+            if n > 0 && machine.interrupted() {
+                break;
+            }
             let Some(root) = self.root() else {
                 return true;
             };

@@ -45,12 +45,12 @@ impl Gmap {
             let ipa = address(at);
             // Of 2 MiB without a word the guest has said nothing.
             if !self.sidecar.has_words(machine, ipa) {
-                budget.pay(Entry::Empty);
+                budget.pay(machine, Entry::Empty);
                 at = next(at, Level::L2);
                 continue;
             }
             let place = self.place(machine, ipa);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             // A page with a state of its own has a leaf of its own.
             if place.level() == Level::L3 && self.drop_page(machine, ipa, &mut gather, may) {
                 report(ipa, Level::L3.span());

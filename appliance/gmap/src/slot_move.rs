@@ -120,7 +120,7 @@ impl Gmap {
     ) -> Result<u64, Error> {
         let (ipa, target) = (address(at), way.target(at));
         let mut place = self.place(machine, ipa);
-        budget.pay(place.entry());
+        budget.pay(machine, place.entry());
         let words = self.sidecar.exists();
         let large = words && place.level < Level::L2;
         let leaf = matches!(place.entry(), Entry::Leaf(_));

@@ -3,6 +3,7 @@
 use crate::cache::{Cache, NoMemory};
 use crate::counters::{Counters, Stats};
 use crate::desc::{Descriptor, Entry, Leaf, Perm};
+use crate::half::Half;
 use crate::keys::KeyState;
 use crate::level::Level;
 use crate::machine::Machine;
@@ -151,6 +152,8 @@ pub struct Gmap {
     pub(crate) counters: Counters,
     pub(crate) sequence: Sequence,
     pub(crate) sidecar: Sidecar,
+    /// The leaf that is half moved or looked at, if one is.
+    pub(crate) half: Option<Half>,
     pub(crate) keys: KeyState,
     /// Frames may be shared with other spaces.
     pub(crate) sharing: bool,
@@ -192,6 +195,7 @@ impl Gmap {
             counters,
             sequence: Sequence::default(),
             sidecar: Sidecar::default(),
+            half: None,
             keys: KeyState::default(),
             sharing: true,
             states: false,

@@ -213,7 +213,8 @@ impl Gmap {
         Ok(state_byte(old, resident))
     }
 
-    /// Gives the frames of the pages on `ring` back to the pool. Returns how many.
+    /// Gives the frames of the pages on `ring` back to the pool, until an interrupt waits: what is
+    /// left stays on the ring. Returns how many.
     ///
     /// A page that is no longer unused, was written since, or is pinned keeps its frame.
     pub fn drain(&mut self, machine: &mut impl Machine, ring: &mut ReleaseRing) -> usize {
@@ -222,6 +223,9 @@ impl Gmap {
         while let Some(ipa) = ring.pop() {
             if self.drop_page(machine, ipa, &mut gather, crate::shrink::unused) {
                 count = count.saturating_add(1);
+            }
+            if machine.interrupted() {
+                break;
             }
         }
         gather.complete(machine);
@@ -280,7 +284,7 @@ impl Gmap {
         let (mut first, mut count, mut gap) = (None, 0_usize, 0_usize);
         let mut index = 0_usize;
         while at < end && !budget.spent() {
-            budget.pay(Entry::Empty);
+            budget.pay(machine, Entry::Empty);
             let page = address(at);
             if !self.sidecar.has_words(machine, page) {
                 if first.is_some() {
@@ -356,18 +360,17 @@ impl Gmap {
         reset: Reset,
         budget: Budget,
     ) -> Option<Ipa> {
-        let (mut at, end) = (ipa.align_down(2 << 20).raw(), self.slots.end());
+        let (mut at, end) = (ipa.align_down(4096).raw(), self.slots.end());
         let mut budget = budget;
         while at < end && !budget.spent() {
             let page = address(at);
-            budget.pay(Entry::Empty);
+            budget.pay(machine, Entry::Empty);
             if self.sidecar.has_words(machine, page) {
-                for offset in (0..2 << 20).step_by(4096) {
-                    budget.pay(Entry::Empty);
-                    self.reset_one(machine, address(at.saturating_add(offset)), reset);
-                }
+                self.reset_one(machine, page, reset);
+                at = at.saturating_add(4096);
+            } else {
+                at = crate::range::next(at, crate::Level::L2);
             }
-            at = at.saturating_add(2 << 20);
         }
         (at < end).then(|| address(at))
     }

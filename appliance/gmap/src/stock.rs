@@ -30,6 +30,11 @@ impl Unscrubbed {
         Some(Self { pa, order })
     }
 
+    /// Takes over a frame of `4096 << order` bytes that is the caller's.
+    pub fn from_frame(pa: Pa, order: u8) -> Self {
+        Self { pa, order }
+    }
+
     /// Zeroes it.
     pub fn scrub(self, machine: &impl Machine) -> Zeroed {
         machine.scrub(self.pa, self.order);

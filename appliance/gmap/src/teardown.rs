@@ -37,6 +37,7 @@ impl Gmap {
         }
         let limit = self.shape.limit();
         self.slots = Slots::default();
+        self.end_half(machine);
         if self.wipes() {
             self.wipe(machine, budget_leaves);
             return Progress::More;
@@ -72,7 +73,7 @@ impl Gmap {
         while self.wiped < limit && bytes < WIPE_BYTES && !budget.spent() {
             let ipa = address(self.wiped);
             let place = self.place(machine, ipa);
-            budget.pay(place.entry());
+            budget.pay(machine, place.entry());
             let ram = match place.entry() {
                 Entry::Leaf(leaf) if !leaf.special() && !leaf.shared() => Some(leaf),
                 _ => None,

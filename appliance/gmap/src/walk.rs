@@ -48,6 +48,18 @@ impl Place {
         self.found = Descriptor::from_raw(machine.load(self.table, self.index));
     }
 
+    /// Goes on to the entry behind this one, if it is in the same page of the same table and leads
+    /// to no other: so the rest of a table needs no walks of its own.
+    pub(crate) fn advance(&mut self, machine: &impl Machine) -> bool {
+        const LAST: usize = 511;
+        if self.index >= LAST {
+            return false;
+        }
+        self.index = self.index.saturating_add(1);
+        self.reread(machine);
+        !matches!(self.entry(), Entry::Table(_))
+    }
+
     /// Swaps what was found for `new`; if it had changed, takes note of what is there now.
     pub(crate) fn swap(&mut self, machine: &impl Machine, new: Descriptor) -> bool {
         let old = self.found.raw();
@@ -317,11 +329,10 @@ impl Gmap {
 
 /// Writes the children of `leaf` into `table`, whose entries are of level `below`.
 fn fill(machine: &impl Machine, table: Pa, leaf: Leaf, below: Level) {
-    let mut offset = 0_u64;
+    let mut child = leaf.child(0, below);
     for index in 0..512 {
-        let child = leaf.child(offset, below);
         machine.prepare(table, index, child.descriptor().raw());
-        offset = offset.saturating_add(below.span());
+        child = child.after(below);
     }
 }
 

@@ -23,6 +23,9 @@ pub enum Look {
     /// The page was read, and the machine's zeroes are to be shown: nothing is missing but
     /// the entry ([`crate::Gmap::link_zeroes`]).
     Zeroes(Want),
+    /// The page was written while it moves to another frame: nothing is missing, but
+    /// [`crate::Gmap::help`] comes first, or [`crate::Gmap::let_go`], which makes the move void.
+    Held(Want),
 }
 
 impl Look {
@@ -30,7 +33,9 @@ impl Look {
     pub fn want(self) -> Option<Want> {
         match self {
             Self::Done => None,
-            Self::Missing(want) | Self::Shared(want) | Self::Zeroes(want) => Some(want),
+            Self::Missing(want) | Self::Shared(want) | Self::Zeroes(want) | Self::Held(want) => {
+                Some(want)
+            }
         }
     }
 
@@ -42,6 +47,7 @@ impl Look {
             Self::Missing(_) => Self::Missing(want),
             Self::Shared(_) => Self::Shared(want),
             Self::Zeroes(_) => Self::Zeroes(want),
+            Self::Held(_) => Self::Held(want),
         })
     }
 }

@@ -69,7 +69,8 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let arguments = [self.pa, u64::from(self.order), 0, 0];
-        let released = call(CoreCall::FramesRelease, arguments);
+        // Again and again while core is still zeroing the one before.
+        let released = call_patiently(CoreCall::FramesRelease, arguments);
         debug_assert!(released.is_ok(), "core takes back what it granted");
     }
 }

@@ -105,6 +105,13 @@ fn carry_out(order: u64, [a, b, c, d]: [u64; 4]) -> [u64; 2] {
             let late = late::interrupt(b, || mem::write64(a, c));
             [late.unwrap_or(u64::MAX), 0]
         }
+        orders::LATE_CALL => {
+            gic::init_distributor();
+            gic::init_cpu();
+            let mut got = [0; 2];
+            let late = late::interrupt(orders::AHEAD_NS, || got = call(a, [b, c, d]));
+            [late.unwrap_or(u64::MAX), got[0]]
+        }
         orders::OFF => psci::system_off(),
         _ => [u64::MAX; 2],
     }

@@ -45,6 +45,12 @@ pub(crate) const HIDE: u64 = 12;
 /// began, and says how long that interrupt waited.
 pub(crate) const LATE: u64 = 13;
 
+/// `(function, x1, x2, x3) -> (ticks, x0)`: makes a call, lets the timer come [`AHEAD_NS`] after
+/// that began, and says how long that interrupt waited.
+pub(crate) const LATE_CALL: u64 = 14;
+/// How far into what takes long the interrupt comes.
+pub(crate) const AHEAD_NS: u64 = 10_000;
+
 /// What all secret words end in: what looks for them looks at this first.
 pub(crate) const SECRET_END: u64 = 0xa53c;
 

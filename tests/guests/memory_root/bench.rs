@@ -3,96 +3,16 @@
 //! On one core: while root measures a call of its own the guest sleeps, and what the guest
 //! measures is undisturbed but for the ends of root's rare naps.
 
-use crate::orders::{CALL, LATE, READ, SLEEP, WRITE};
-use crate::vm::{Vm, nap};
-use crate::{PAGE, area, vm};
-use guest_abi::core_call::{CoreCall, Status};
-use guest_abi::map::RAM_BASE;
+use crate::orders::{CALL, READ, SLEEP, WRITE};
+use crate::vm::nap;
+use crate::{PAGE, area, late_bench, vm};
 use guest_abi::memory_call::{Scan, reclaim};
 use guest_abi::storage_key::KEY_SET;
-use payload::root::try_call;
-use payload::{late, println, stats, timer};
+use payload::{println, stats, timer};
 
 fn tlbi() -> u64 {
     let memory = vm().memory();
     memory.tlbi_page + memory.tlbi_range + memory.tlbi_vm
-}
-
-/// Makes a call again and again until it is done, and reports the longest of them: how long
-/// core keeps whoever else wants the CPU waiting (M8).
-fn longest(key: &str, mut one: impl FnMut(u64) -> (Status, [u64; 3])) {
-    let (mut cursor, mut longest) = (0, 0);
-    loop {
-        let start = timer::now();
-        let (status, [next, ..]) = one(cursor);
-        longest = longest.max(timer::now() - start);
-        match status {
-            Status::Ok => break,
-            Status::Again => cursor = next,
-            other => panic!("{key}: {other:?}"),
-        }
-    }
-    let insns = stats::insns_per_op(longest, timer::hz(), 1);
-    println!("BENCH {key} {insns}");
-}
-
-/// How far into what takes long the interrupt comes.
-const AHEAD_NS: u64 = 10_000;
-
-/// How long an interrupt waits that comes while core does what takes long: zeroes a block of 2
-/// MiB for the guest, moves blocks, and looks whether blocks of zeroes are such. The most of some.
-fn interrupts() {
-    let vm = vm();
-    vm.policy(21, 0);
-    let report = |key: &str, ticks: u64| {
-        println!("BENCH {key} {}", stats::insns_per_op(ticks, timer::hz(), 1));
-    };
-    let late = |n: u64| vm.order(LATE, [area(1300) + n * (2 << 20), AHEAD_NS, 0, 0])[0];
-    report("irq_late_populate", (0..8).map(late).max().unwrap_or(0));
-    for (key, what) in [
-        ("irq_late_move", reclaim::MOVE),
-        ("irq_late_zero", reclaim::ZERO),
-    ] {
-        let asleep = vm.begin(SLEEP, [500_000_000, 0, 0, 0]);
-        nap();
-        let args = [vm.handle, what, area(1300), 16 << 20, 0, 0, 0];
-        let late = late::interrupt(AHEAD_NS, || {
-            let (status, _) = try_call(CoreCall::VmReclaim, &args);
-            // It is long enough to be interrupted.
-            assert_eq!(status, Status::Again, "{key}");
-        });
-        vm.wait(asleep);
-        report(key, late.expect("the timer fires"));
-    }
-}
-
-/// A VM in pages of 4 KiB throughout, and one that is wiped: the longest slice of each.
-fn slices() {
-    let make = |largest, flags| {
-        let other = Vm::create(80 << 20).expect("memory for a VM");
-        other.policy(largest, flags);
-        other.start();
-        other.order(WRITE, [area(32), 32 << 8, PAGE, 1]);
-        other
-    };
-    let pages = make(12, 0);
-    for (key, what) in [
-        ("mem_slice_dirty", Scan::Dirty),
-        ("mem_slice_age", Scan::Young),
-    ] {
-        longest(key, |cursor| {
-            let args = [pages.handle, what as u64, RAM_BASE, 80 << 20, 0, cursor, 0];
-            try_call(CoreCall::VmMemoryScan, &args)
-        });
-    }
-    for (key, other) in [
-        ("mem_slice_destroy", pages),
-        ("mem_slice_wipe", make(21, 1)),
-    ] {
-        let _ = try_call(CoreCall::VmStop, &[other.handle]);
-        nap();
-        longest(key, |_| try_call(CoreCall::VmDestroy, &[other.handle]));
-    }
 }
 
 /// Runs `f` and reports its instructions and TLB operations, each times `of` by `per`.
@@ -165,7 +85,6 @@ pub(crate) fn run() {
     let insns = stats::insns_per_op(vm.ticks(), timer::hz(), 1);
     println!("BENCH mem_key_set {insns}");
     println!("BENCH mem_key_set_tlbi {}", tlbi() - before);
-    slices();
-    interrupts();
+    late_bench::run();
     println!("BENCH done");
 }

@@ -11,6 +11,7 @@ mod bench;
 #[path = "../direct/heap.rs"]
 mod heap;
 mod key_tests;
+mod late_bench;
 mod life_tests;
 mod migrate_tests;
 #[path = "../memory/orders.rs"]

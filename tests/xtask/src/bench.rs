@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 62] = [
+const KEYS: [(&str, &str, Option<u64>); 74] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -72,13 +72,25 @@ const KEYS: [(&str, &str, Option<u64>); 62] = [
     ("dev_zap_gib_1g", "insns", Some(10_000)),
     ("dev_zap_gib_2m", "insns", Some(500_000)),
     ("dev_zap_gib_64k", "insns", None),
-    ("mem_slice_dirty", "insns", Some(250_000)),
-    ("mem_slice_age", "insns", Some(250_000)),
-    ("mem_slice_destroy", "insns", Some(250_000)),
-    ("mem_slice_wipe", "insns", Some(250_000)),
     ("irq_late_populate", "insns", Some(20_000)),
-    ("irq_late_move", "insns", Some(500_000)),
-    ("irq_late_zero", "insns", Some(600_000)),
+    ("irq_late_copy", "insns", Some(20_000)),
+    ("irq_late_share", "insns", Some(20_000)),
+    ("irq_late_unshare", "insns", Some(20_000)),
+    ("irq_late_keys", "insns", Some(20_000)),
+    ("irq_late_states", "insns", Some(20_000)),
+    ("irq_late_drain", "insns", Some(20_000)),
+    ("irq_late_dirty", "insns", Some(20_000)),
+    ("irq_late_age", "insns", Some(20_000)),
+    ("irq_late_move", "insns", Some(20_000)),
+    ("irq_late_zero", "insns", Some(20_000)),
+    ("irq_late_drop", "insns", Some(20_000)),
+    ("irq_late_destroy", "insns", Some(20_000)),
+    ("irq_late_wipe", "insns", Some(20_000)),
+    ("irq_late_load", "insns", Some(20_000)),
+    ("irq_late_write", "insns", Some(20_000)),
+    ("irq_late_grant", "insns", Some(20_000)),
+    ("irq_late_release", "insns", Some(20_000)),
+    ("irq_late_create", "insns", Some(120_000)),
 ];
 
 /// A PCI function to give to a VM; what it does does not matter.

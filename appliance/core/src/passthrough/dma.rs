@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::smmu::Stage2;
 use arch::{Ipa, Pa};
-use gmap::{Access, Attr, Cache, Error, Gmap, Look, Perm, Progress};
+use gmap::{Access, Attr, Error, Gmap, Look, Perm, Progress};
 use guest_abi::core_call::Status;
 use guest_abi::dma::PAGES_MAX;
 use guest_abi::map::RAM_BASE;
@@ -180,17 +180,25 @@ pub(super) fn populate(caller: &mut Vcpu, vm: &Vm) -> Result<(), Status> {
             return Ok(());
         }
         let ipa = Ipa::new(at).ok_or(Status::Invalid)?;
-        let next = show_leaf(vm, &mut caller.tables, ipa).ok_or(Status::Exhausted)?;
+        let next = show_leaf(caller, vm, ipa)?;
         vm.populated.store(next, Ordering::Relaxed);
+        if hw::interrupt_pending() {
+            break;
+        }
     }
     Err(Status::Again)
 }
 
 /// Populates the leaf at `ipa` and shows all of it; returns the address behind it.
-fn show_leaf(vm: &Vm, cache: &mut Cache, ipa: Ipa) -> Option<u64> {
+/// [`Status::Again`] while it is half made.
+fn show_leaf(caller: &mut Vcpu, vm: &Vm, ipa: Ipa) -> Result<u64, Status> {
     let machine = vm.gmap.machine();
     for _ in 0..TRIES {
-        guest_fault::resolve(vm, cache, ipa, Access::WRITE).ok()?;
+        match guest_fault::resolve_for(caller, vm, ipa, Access::WRITE) {
+            Ok((_, false)) => {}
+            Ok((_, true)) => return Err(Status::Again),
+            Err(_) => return Err(Status::Exhausted),
+        }
         let gmap = vm.gmap.shared();
         if gmap.look(&machine, ipa, Access::WRITE) != Ok(Look::Done) {
             continue;
@@ -200,11 +208,12 @@ fn show_leaf(vm: &Vm, cache: &mut Cache, ipa: Ipa) -> Option<u64> {
         };
         let base = ipa.align_down(level.span());
         if vm.gmap.dma.open.load(Ordering::SeqCst) {
-            vm.gmap.dma.add(base, leaf.base(), level.span()).ok()?;
+            let added = vm.gmap.dma.add(base, leaf.base(), level.span());
+            added.map_err(|_| Status::Exhausted)?;
         }
-        return Some(base.raw() + level.span());
+        return Ok(base.raw() + level.span());
     }
-    None
+    Err(Status::Exhausted)
 }
 
 /// Why a guest's declaration was refused.
@@ -214,10 +223,12 @@ pub(crate) enum Refused {
     NoRam,
     /// There is no memory for a frame or a table.
     NoMemory,
+    /// A block is half made, and an interrupt waits: the same again goes on with it.
+    Later,
 }
 
 /// Populates pages and lets the VM's devices reach them; returns how many, at least one.
-pub(crate) fn declare(vm: &Vm, cache: &mut Cache, ipa: Ipa, pages: u64) -> Result<u64, Refused> {
+pub(crate) fn declare(caller: &mut Vcpu, vm: &Vm, ipa: Ipa, pages: u64) -> Result<u64, Refused> {
     let mut done = 0;
     while done < pages.min(PAGES_MAX) {
         let shown = ipa
@@ -226,9 +237,10 @@ pub(crate) fn declare(vm: &Vm, cache: &mut Cache, ipa: Ipa, pages: u64) -> Resul
             .ok_or(Refused::NoRam)
             .and_then(|at| {
                 let add = |pa| vm.gmap.dma.add(at, pa, 4096);
-                match guest_fault::with_page(vm, cache, at, Access::WRITE, add) {
+                match guest_fault::with_page_for(caller, vm, at, Access::WRITE, add) {
                     Ok(Ok(())) => Ok(()),
                     Err(Missed::NoRam) => Err(Refused::NoRam),
+                    Err(Missed::Later) => Err(Refused::Later),
                     Ok(Err(_)) | Err(_) => Err(Refused::NoMemory),
                 }
             });

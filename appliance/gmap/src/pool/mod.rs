@@ -219,6 +219,9 @@ impl<'m> Pool<'m> {
         (0_u32..).zip(&self.free).any(|(at, set)| {
             let first = (frame >> at).saturating_sub(self.base >> at);
             let count = 1_u64 << order.saturating_sub(at);
+            if count == 1 {
+                return set.has(self.words, first);
+            }
             set.any(self.words, first, first.saturating_add(count))
         })
     }

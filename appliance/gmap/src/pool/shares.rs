@@ -9,6 +9,8 @@ use arch::Pa;
 
 /// Counts in one word.
 const COUNTS: u64 = 4;
+/// A word whose frames all have one user besides the first.
+const ONE_EACH: u64 = 0x0001_0001_0001_0001;
 /// A frame that is nobody's to free.
 const KEPT: u16 = u16::MAX;
 
@@ -46,6 +48,25 @@ impl Shares {
         u16::from_le_bytes([low, high])
     }
 
+    /// Replaces all counts of the word that begins with `frame`, if they are what is expected and
+    /// none of them is of a frame at or past `end`. Returns whether it did.
+    fn swap_word(&self, words: &mut [u64], frame: u64, end: u64, (from, to): (u64, u64)) -> bool {
+        let (word, shift) = self.slot(frame);
+        let behind = frame.saturating_add(COUNTS);
+        if shift != 0 || behind > end {
+            return false;
+        }
+        match words.get_mut(word) {
+            Some(word) if *word == from => *word = to,
+            _ => return false,
+        }
+        match to {
+            0 => self.more.remove_range(words, frame, behind),
+            _ => self.more.add_range(words, frame, behind),
+        }
+        true
+    }
+
     fn set(&self, words: &mut [u64], frame: u64, count: u16) {
         let (word, shift) = self.slot(frame);
         if let Some(word) = words.get_mut(word) {
@@ -69,11 +90,18 @@ impl Pool<'_> {
         if self.shares.any(self.words, from, to) && (from..to).any(full) {
             return Err(PoolError::TooManyUsers);
         }
-        for frame in from..to {
+        let mut frame = from;
+        while frame < to {
+            // A block that was nobody else's: a word at a time.
+            if self.shares.swap_word(self.words, frame, to, (0, ONE_EACH)) {
+                frame = frame.saturating_add(COUNTS);
+                continue;
+            }
             let count = self.shares.get(self.words, frame);
             // What is kept for ever stays so.
             let count = count.saturating_add(1);
             self.shares.set(self.words, frame, count);
+            frame = frame.saturating_add(1);
         }
         Ok(())
     }
@@ -102,12 +130,18 @@ impl Pool<'_> {
         if !self.shares.any(self.words, from, to) {
             return self.free(pa, order);
         }
-        for frame in from..to {
+        let mut frame = from;
+        while frame < to {
+            if self.shares.swap_word(self.words, frame, to, (ONE_EACH, 0)) {
+                frame = frame.saturating_add(COUNTS);
+                continue;
+            }
             match self.shares.get(self.words, frame) {
                 0 => self.insert(frame.saturating_add(self.base), 0),
                 KEPT => {}
                 count => self.shares.set(self.words, frame, count.saturating_sub(1)),
             }
+            frame = frame.saturating_add(1);
         }
         Ok(())
     }

@@ -277,6 +277,10 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("end all sharing", share, |two| {
         let (gmap, machine) = (&mut two.vm.gmap, &mut two.vm.machine);
+        gmap.set_policy(Policy {
+            copy: Level::L2,
+            ..gmap.policy()
+        });
         let one = |at| gmap.unshare_all(machine, at, END, SLICE).map_err(|_| ());
         slices(one, RAM)
     }),

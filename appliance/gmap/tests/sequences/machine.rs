@@ -13,6 +13,8 @@ const RAM: u64 = 1 << 32;
 const LARGE: u64 = 6;
 /// Most users of a page besides the first.
 pub(crate) const MOST_USERS: u32 = 5;
+/// When interrupts wait, of the times that somebody looks: mostly not, sometimes twice in a row.
+const INTERRUPTS: u64 = 0x8c10_4041_0408_6010;
 /// What a racing store leaves in its page.
 pub(crate) const RACING: u64 = 7777;
 
@@ -21,6 +23,8 @@ pub(crate) const RACING: u64 = 7777;
 pub(crate) struct Held {
     pub(crate) order: u8,
     pub(crate) scrubbed: bool,
+    /// Pages from the first on that were copied to, where it is copied in parts.
+    pub(crate) copied: u64,
 }
 
 #[derive(Debug)]
@@ -55,6 +59,8 @@ pub(crate) struct Fake {
     pub(crate) events: RefCell<Vec<Event>>,
     /// Pages that a device reaches, by their guest-physical addresses.
     pub(crate) reached: RefCell<BTreeSet<u64>>,
+    /// Whether an interrupt waits: the lowest bit, and the next one at each look.
+    pub(crate) interrupts: Cell<u64>,
 }
 
 impl Fake {
@@ -80,6 +86,7 @@ impl Fake {
             starved: Cell::new(false),
             events: RefCell::default(),
             reached: RefCell::default(),
+            interrupts: Cell::new(INTERRUPTS),
         }
     }
 
@@ -216,7 +223,14 @@ impl Machine for Fake {
         let frame = held.range_mut(..=to.raw()).next_back();
         let (base, frame) = frame.expect("a copy to a frame held");
         assert!(to.raw() + (4096 << order) <= base + (4096 << frame.order));
-        frame.scrubbed = true;
+        if to.raw() == *base + (frame.copied << 12) {
+            frame.copied += 1 << order;
+        } else {
+            // It is begun anew.
+            assert_eq!(to.raw(), *base, "a part of a copy is left out");
+            frame.copied = 1 << order;
+        }
+        frame.scrubbed |= frame.copied == 1 << frame.order;
         let mut content = self.content.borrow_mut();
         for offset in (0..4096_u64 << order).step_by(4096) {
             match content.get(&(from.raw() + offset)).copied() {
@@ -282,6 +296,7 @@ impl Machine for Fake {
         let frame = Held {
             order,
             scrubbed: false,
+            copied: 0,
         };
         let taken = taken?;
         assert_eq!(self.held.borrow_mut().insert(taken, frame), None);
@@ -332,6 +347,12 @@ impl Machine for Fake {
             self.free_pages.retain(|page| !pages.contains(page));
             self.free_large.insert(pages[0]);
         }
+    }
+
+    fn interrupted(&self) -> bool {
+        let now = self.interrupts.get();
+        self.interrupts.set(now.rotate_right(1));
+        now & 1 == 1
     }
 
     fn invalidate_ipa(&self, vmid: u16, ipa: Ipa, level: u8) {

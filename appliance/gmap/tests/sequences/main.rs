@@ -9,6 +9,7 @@ mod bbm;
 mod contiguous;
 mod devices;
 mod failing;
+mod half;
 mod keys;
 mod lifecycle;
 mod machine;

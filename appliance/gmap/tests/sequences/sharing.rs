@@ -31,10 +31,14 @@ enum Op {
     Age(usize),
     Restart(usize),
     Modes(usize, bool, Level),
-    /// Moves frames of which the number of the page, in units of its order, is even or odd.
-    Move(usize, usize, usize, u64),
+    /// Moves frames of which the number of the page, in units of its order, is even or odd, in
+    /// so many slices at the most: a block may stay half moved.
+    Move(usize, usize, usize, u64, usize),
+    /// A guest that is to write a page helps with such a block.
+    Help(usize, usize),
     Collapse(usize),
-    DropZeroes(usize),
+    /// In so many slices at the most.
+    DropZeroes(usize, usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -42,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
     let page = || prop::sample::select(&SAMPLE[..]);
     let count = || prop::sample::select(&[1_usize, 2, 512, 600, PAGES][..]);
     let level = prop::sample::select(&[Level::L2, Level::L3][..]);
+    let slices = || prop::sample::select(&[1_usize, 2, 9, 33, usize::MAX][..]);
     prop_oneof![
         8 => (vm(), page(), 0..6_u64).prop_map(|(v, p, x)| Op::Write(v, p, x)),
         4 => (vm(), page()).prop_map(|(v, p)| Op::Read(v, p)),
@@ -54,9 +59,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => vm().prop_map(Op::Sync),
         1 => vm().prop_map(Op::Age),
         1 => vm().prop_map(Op::Restart),
-        3 => (vm(), page(), count(), 0..2_u64).prop_map(|(v, p, n, o)| Op::Move(v, p, n, o)),
+        4 => (vm(), page(), count(), 0..2_u64, slices())
+            .prop_map(|(v, p, n, o, s)| Op::Move(v, p, n, o, s)),
+        2 => (vm(), page()).prop_map(|(v, p)| Op::Help(v, p)),
         2 => vm().prop_map(Op::Collapse),
-        2 => vm().prop_map(Op::DropZeroes),
+        3 => (vm(), slices()).prop_map(|(v, s)| Op::DropZeroes(v, s)),
         1 => (vm(), any::<bool>(), level).prop_map(|(v, z, l)| Op::Modes(v, z, l)),
     ]
 }
@@ -215,15 +222,22 @@ impl World {
                 let fresh = start(&mut self.machine, vm, self.features, self.bbm2);
                 self.guests[vm] = fresh.expect("its own memory is free again");
             }
-            Op::Move(vm, page, count, odd) => {
+            Op::Help(vm, page) => {
+                let (gmap, machine) = (&mut self.guests[vm].gmap, &mut self.machine);
+                while gmap.help(machine, ipa(address(page))) {}
+            }
+            Op::Move(vm, page, count, odd, slices) => {
                 let (mut at, end) = (address(page), address((page + count).min(PAGES)));
                 let wanted = |pa: Pa, order: u8| pa.raw() >> (12 + order) & 1 == odd;
-                loop {
+                for _ in 0..slices {
                     let (gmap, machine) = (&mut self.guests[vm].gmap, &mut self.machine);
                     let moved = gmap.move_frames(machine, (at, end), SLICE, wanted);
                     match moved.next {
                         Some(next) if !moved.short => at = next.raw(),
-                        _ => break assert!(!moved.short || self.machine.starved.get()),
+                        _ => {
+                            assert!(!moved.short || self.machine.starved.get());
+                            break;
+                        }
                     }
                 }
             }
@@ -239,11 +253,11 @@ impl World {
                     }
                 }
             }
-            Op::DropZeroes(vm) => {
+            Op::DropZeroes(vm, slices) => {
                 let guest = &mut self.guests[vm];
                 let before = guest.gmap.stats();
                 let (mut at, end) = (RAM, RAM + BYTES);
-                loop {
+                for _ in 0..slices {
                     let (migrated, value) = (&mut guest.migrated, &guest.value);
                     let report = |from: arch::Ipa, bytes: u64| {
                         let pages = index(from.raw())..index(from.raw() + bytes);
@@ -252,10 +266,13 @@ impl World {
                     let machine = &mut self.machine;
                     match guest.gmap.drop_zeroes(machine, (at, end), SLICE, report) {
                         Some(next) => at = next.raw(),
-                        None => break,
+                        None => at = end,
+                    }
+                    if at == end {
+                        break;
                     }
                 }
-                for page in 0..PAGES {
+                for page in 0..if at == end { PAGES } else { 0 } {
                     let leaf = guest.gmap.leaf(&self.machine, ipa(address(page)));
                     let own = leaf.filter(|(leaf, level)| !leaf.shared() && *level == Level::L3);
                     assert!(

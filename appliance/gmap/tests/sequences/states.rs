@@ -86,8 +86,13 @@ fn b30_unused_pages_come_back_to_the_pool_and_a_page_in_use_again_does_not() {
     vm.touch(RAM + 8 * PAGE, true).expect("RAM");
     vm.touch(RAM + 9 * PAGE, false).expect("RAM");
     vm.cache.release(&mut vm.machine);
-    assert_eq!(vm.gmap.drain(&mut vm.machine, &mut ring), 509);
-    assert!(ring.is_empty());
+    let (mut drained, mut slices) = (0, 0);
+    while !ring.is_empty() {
+        drained += vm.gmap.drain(&mut vm.machine, &mut ring);
+        slices += 1;
+    }
+    assert_eq!(drained, 509);
+    assert!(slices > 10, "it ends when an interrupt waits");
     // One table for the block that was split, and its words: three pages and a root.
     assert_eq!(vm.machine.free_bytes(), free + 509 * PAGE - 5 * PAGE);
     let present: Vec<u64> = (0..512)
