@@ -8,7 +8,7 @@
 //! within a call, only between two instructions of its own.
 //!
 //! ```text
-//! runs ─stop→ dying ─vCPU is off→ zeroing, 2 MiB at a time → loading, 128 KiB at a time → runs
+//! runs ─stop→ dying ─vCPU is off→ zeroing, 2 MiB at a time → loading, 64 KiB at a time → runs
 //! ```
 //!
 //! All of that happens on the first core, which is root's, a slice whenever that core chooses who
@@ -38,8 +38,10 @@ pub(crate) const WATCH: u16 = VCPU_IDS as u16;
 const LOOK_NS: u64 = LEASE_NS / 4;
 /// Bytes of root's RAM zeroed in one slice.
 const BLOCK_BYTES: u64 = 2 << 20;
+/// Order of the piece of a block that is zeroed before interrupts are looked for: 64 KiB.
+const PIECE_ORDER: u8 = 4;
 /// Bytes of its image copied in one slice.
-const LOAD_BYTES: usize = 128 << 10;
+const LOAD_BYTES: usize = 64 << 10;
 /// Status of a virtio-mmio device (virtio 1.2, 4.2.2): 0 resets it.
 const VIRTIO_STATUS: u64 = 0x70;
 /// How often a device is asked whether it is reset.
@@ -189,16 +191,13 @@ fn slice(cpu: &PerCpu) {
                 Step::Dying
             }
         }
-        Step::Zeroing { generation, at } => {
-            zero(root, at);
-            match at + BLOCK_BYTES {
-                at if at < root.ram_bytes => Step::Zeroing { generation, at },
-                _ => Step::Loading {
-                    generation,
-                    done: 0,
-                },
-            }
-        }
+        Step::Zeroing { generation, at } => match zero(root, at) {
+            at if at < root.ram_bytes => Step::Zeroing { generation, at },
+            _ => Step::Loading {
+                generation,
+                done: 0,
+            },
+        },
         Step::Loading { generation, done } => {
             let loaded = root::load_part(root, done, LOAD_BYTES).and_then(|more| {
                 if !more {
@@ -286,8 +285,9 @@ fn quiet(device: &RootDevice) {
     }
 }
 
-/// Zeroes what there is of a block of root's RAM.
-fn zero(root: &Vm, at: u64) {
+/// Zeroes what there is of root's RAM from offset `at` on: a slice, or less if an interrupt comes.
+/// Returns where to go on.
+fn zero(root: &Vm, at: u64) -> u64 {
     let gmap = root.gmap.shared();
     let machine = root.gmap.machine();
     let end = (at + BLOCK_BYTES).min(root.ram_bytes);
@@ -296,8 +296,11 @@ fn zero(root: &Vm, at: u64) {
         let leaf = Ipa::new(ROOT_RAM_IPA + offset).and_then(|ipa| gmap.leaf(&machine, ipa));
         offset += match leaf {
             Some((leaf, level)) if level.span() == BLOCK_BYTES => {
-                memory::scrub(leaf.base(), memory::BLOCK_ORDER);
-                BLOCK_BYTES
+                let within = offset & (BLOCK_BYTES - 1);
+                if let Some(piece) = leaf.base().checked_add(within) {
+                    memory::scrub(piece, PIECE_ORDER);
+                }
+                memory::FRAME << PIECE_ORDER
             }
             Some((leaf, _)) => {
                 memory::scrub(leaf.base(), 0);
@@ -305,7 +308,11 @@ fn zero(root: &Vm, at: u64) {
             }
             None => memory::FRAME,
         };
+        if hw::interrupt_pending() {
+            break;
+        }
     }
+    offset
 }
 
 fn start(root: &'static Vm, life: &mut Life, generation: u64) -> Result<(), &'static str> {

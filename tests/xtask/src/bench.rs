@@ -5,6 +5,7 @@
 //! is doing meanwhile. Time in which every CPU waits is skipped (`sleep=off`) and counts too.
 
 mod device;
+mod rebirth;
 
 use std::fs;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::{build, guest, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 74] = [
+const KEYS: [(&str, &str, Option<u64>); 75] = [
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -30,6 +31,7 @@ const KEYS: [(&str, &str, Option<u64>); 74] = [
     ("rebirth_insns", "insns", Some(60_000_000)),
     ("rebirth_core_insns", "insns", None),
     ("rebirth_slice", "insns", Some(250_000)),
+    ("rebirth_late", "us", None),
     ("guest_boot_insns", "insns", None),
     ("guest_boot_untold_insns", "insns", None),
     ("guest_boot_ratio", "per mille", Some(1_005)),
@@ -113,10 +115,18 @@ pub(crate) enum Part {
     Devices,
     /// Contended locks, and the switch from one VM to another
     Locks,
+    /// Root's end and the next one's begin
+    Rebirth,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Appliance, Self::Memory, Self::Devices, Self::Locks];
+    const ALL: [Self; 5] = [
+        Self::Appliance,
+        Self::Memory,
+        Self::Devices,
+        Self::Locks,
+        Self::Rebirth,
+    ];
 }
 
 /// Measures on every tested CPU model; fails when a limit is exceeded.
@@ -154,6 +164,7 @@ fn measure(cpu: Cpu, part: Part) -> Result<Results> {
         Part::Appliance => return appliance(cpu),
         Part::Memory => memory(cpu)?,
         Part::Devices => device::measure(cpu)?,
+        Part::Rebirth => rebirth::measure(cpu)?,
         Part::Locks => {
             let mut lines = vec![("world_switch".to_owned(), world_switch(cpu)?)];
             for times in [1, 2, 4] {
@@ -219,28 +230,8 @@ fn appliance(cpu: Cpu) -> Result<Results> {
         (boot * 1000).checked_div(untold).unwrap_or(u64::MAX),
     );
     keep("vm_bytes", overhead);
-    // From root's end to the control port of the next one; core's part of that, and the longest
-    // time for which it keeps a guest of root's core waiting.
-    qemu::rebirth::end_root(&control, &json!({}))?;
-    let said = skete.machine().serial().text();
-    let of = |before| number_after(&said, before);
-    keep(
-        "rebirth_insns",
-        of("answering at ")?.saturating_sub(of("root ended at ")?),
-    );
-    keep("rebirth_core_insns", of(", after ")?);
-    keep("rebirth_slice", of("the longest slice took ")?);
     skete.shut_down()?;
     Ok(results)
-}
-
-/// The number that follows the last `before` in what a machine said.
-fn number_after(said: &str, before: &str) -> Result<u64> {
-    let rest = said.rsplit_once(before).map(|(_, rest)| rest);
-    let digits = rest.and_then(|rest| rest.split(' ').next());
-    digits
-        .and_then(|digits| digits.parse().ok())
-        .with_context(|| format!("no number after {before:?} in\n{said}"))
 }
 
 /// What the root that tests memory measures (`tests/guests/memory_root`).
