@@ -160,7 +160,10 @@ pub(crate) fn forget_spi(intid: u32) {
 /// Acknowledges the most urgent interrupt; [`SPURIOUS`] if there is none.
 #[inline(always)]
 pub(crate) fn acknowledge() -> u32 {
-    (hw::icc_iar1() & 0xff_ffff) as u32
+    let intid = (hw::icc_iar1() & 0xff_ffff) as u32;
+    // What whoever sent it wrote before is read after: the read itself orders nothing.
+    hw::dsb_ish();
+    intid
 }
 
 /// Drops the priority of an acknowledged interrupt and leaves it active.

@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use ::vcpu::grace;
 
-use crate::gic;
 use crate::per_cpu::{self, PerCpu};
+use crate::{gic, interrupt};
 
 /// Counts what was taken out of tables.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
@@ -34,9 +34,10 @@ impl Grace {
     }
 }
 
-/// This core comes from a guest or from waiting for an interrupt: it holds no reference.
-pub(crate) fn pass(cpu: &PerCpu) {
-    grace::pass(&TAKEN, &cpu.let_go);
+/// This core comes from a guest or from waiting for an interrupt: takes its interrupts. After
+/// that it holds no reference.
+pub(crate) fn take_interrupts(cpu: &PerCpu) {
+    grace::woken(|| interrupt::take(cpu), &TAKEN, &cpu.let_go);
 }
 
 fn is_this(cpu: &PerCpu) -> bool {

@@ -27,8 +27,7 @@ pub(crate) const OWN: [u32; 6] = [
 #[unsafe(no_mangle)]
 extern "C" fn exit_irq(vcpu: &mut Vcpu) -> *mut Vcpu {
     vcpu.count(ExitClass::Interrupt);
-    grace::pass(per_cpu::this());
-    take(per_cpu::this());
+    grace::take_interrupts(per_cpu::this());
     schedule::leave(vcpu)
 }
 

@@ -20,7 +20,7 @@ use crate::features::serror;
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::place::{self, Known};
-use crate::{gic, grace, hw, interrupt, pins, rebirth, root, scrub, timer, world};
+use crate::{gic, grace, hw, pins, rebirth, root, scrub, timer, world};
 
 /// Who runs and waits on a core.
 pub(crate) type Queue = RunQueue<{ guest::VCPU_IDS }>;
@@ -243,18 +243,21 @@ pub(crate) fn yield_by_spinner(vcpu: &Vcpu) {
 }
 
 /// Ends `vm` in state `to`: every vCPU goes off at its next exit, which is made to come.
+///
+/// Several may end it at once, and one of them decides how. None of them goes back into the guest:
+/// each tells all vCPUs, its own included, since the one that decided may not have told them yet.
 pub(crate) fn stop(vm: &'static Vm, to: VmState) {
-    if !vm.change_state(VmState::Running, to) && !vm.change_state(VmState::Built, to) {
-        return;
-    }
     vm.stopping.store(true, Ordering::Release);
+    let decides = vm.change_state(VmState::Running, to) || vm.change_state(VmState::Built, to);
     for vcpu in vm.all_vcpus() {
         vcpu.attention.raise();
         wake(vcpu);
     }
-    root::ring(vm.slot);
-    if vm.is_root() {
-        rebirth::begin(to);
+    if decides {
+        root::ring(vm.slot);
+        if vm.is_root() {
+            rebirth::begin(to);
+        }
     }
 }
 
@@ -445,6 +448,5 @@ fn idle(cpu: &PerCpu) {
         core::hint::spin_loop();
     }
     hw::wfi();
-    grace::pass(cpu);
-    interrupt::take(cpu);
+    grace::take_interrupts(cpu);
 }

@@ -3,7 +3,8 @@
 //! Whoever takes it out counts that ([`Grace::begin`]). Every core notes the count whenever it holds no
 //! reference from the table ([`pass`]). Once a core has noted a count that includes the record, it
 //! no longer uses what it found before, and does not find it again: when that is so of all cores the
-//! record can be freed.
+//! record can be freed. A core that runs a guest or idles has to be brought here for that: it is kicked
+//! after the count, and notes after it has taken the kick ([`woken`]).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,6 +52,16 @@ impl Grace {
     pub fn is_over(self, noted: &impl Counter) -> bool {
         noted.now() >= self.0
     }
+}
+
+/// This core was brought out of a guest or of idling: takes its interrupts, then notes.
+///
+/// Not the other way round: a core that something else woke would note the count before, then take
+/// the kick that came meanwhile, and go back to sleep; nobody would wake it again.
+#[inline]
+pub fn woken(take: impl FnOnce(), taken: &impl Counter, noted: &impl Counter) {
+    take();
+    pass(taken, noted);
 }
 
 /// This core holds no reference from the table.

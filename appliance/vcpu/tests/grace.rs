@@ -4,7 +4,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
-use vcpu::grace::{Counter, Grace, pass};
+use vcpu::grace::{Counter, Grace, pass, woken};
 
 struct Count(AtomicU64);
 
@@ -69,5 +69,47 @@ fn what_is_freed_is_used_by_nobody() {
         for core in cores {
             core.join().expect("no core panics");
         }
+    });
+}
+
+/// Whether an interrupt is pending. A device has one state, for everybody: what reads it modifies it.
+fn is_pending(kick: &AtomicBool) -> bool {
+    kick.fetch_or(false, Ordering::AcqRel)
+}
+
+/// A core that idles: it wakes when it is kicked, and once for some other reason.
+fn idler(machine: &Machine, noted: &Count, kick: &AtomicBool, other: bool) {
+    let mut wakes = is_pending(kick) || other;
+    while wakes {
+        let take = || {
+            kick.swap(false, Ordering::AcqRel);
+        };
+        woken(take, &machine.taken, noted);
+        wakes = is_pending(kick);
+    }
+}
+
+#[test]
+fn a_core_that_is_kicked_lets_go_whatever_else_woke_it() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let machine = Arc::new(Machine {
+            taken: Count(AtomicU64::new(0)),
+            noted: [(); 2].map(|()| Arc::new(Count(AtomicU64::new(0)))),
+            there: AtomicBool::new(true),
+            record: AtomicU64::new(1),
+        });
+        let kick = Arc::new(AtomicBool::new(false));
+        let core = {
+            let (machine, kick) = (Arc::clone(&machine), Arc::clone(&kick));
+            thread::spawn(move || idler(&machine, &machine.noted[0], &kick, true))
+        };
+        let grace = Grace::begin(&machine.taken);
+        kick.swap(true, Ordering::AcqRel);
+        core.join().expect("no core panics");
+        // Asleep: a kick that is pending wakes it.
+        idler(&machine, &machine.noted[0], &kick, false);
+        assert!(grace.is_over(&*machine.noted[0]), "nobody wakes it again");
     });
 }

@@ -4,7 +4,7 @@
 //! promises no more than the architecture. Where it promises more, `on_skete` asks.
 //!
 //! Boot arguments: `rounds=N` for the tests that repeat, `psci=N` for those of PSCI that do, `seed=N` for those that draw,
-//! `serror=1` if somebody makes SErrors pending, and
+//! `serror=1` if somebody makes SErrors pending, `end=1` to end from every vCPU at once, `only=` how the names of tests begin, and
 //! `c1list=1` to print every system register that reads.
 #![no_std]
 #![no_main]
@@ -140,5 +140,8 @@ fn main() -> ! {
     ];
     with_mmu_on.iter().filter(chosen).for_each(test::run_test);
     test::summary();
+    if machine::argument("end").is_some() {
+        psci_tests::end_from_all();
+    }
     psci::system_off()
 }

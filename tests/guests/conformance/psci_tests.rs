@@ -139,6 +139,9 @@ pub(crate) fn cycles() -> TestResult {
             runs += 1;
             expect_eq!(RUNS.load(Ordering::Acquire), runs);
         }
+        if round % 2_000 == 1_999 {
+            println!("# psci_cycles: round {}", round + 1);
+        }
     }
     Ok(())
 }
@@ -208,6 +211,9 @@ pub(crate) fn one_winner() -> TestResult {
         );
         expect_eq!(runs, winners, "in round {round}");
         expect!(winners >= round, "no winner in round {round}");
+        if round % 2_000 == 0 {
+            println!("# psci_one_winner: round {round}");
+        }
     }
     expect_eq!(STRANGE.load(Ordering::Acquire), 0);
     ROUND.store(STOP, Ordering::Release);
@@ -215,4 +221,33 @@ pub(crate) fn one_winner() -> TestResult {
         expect!(smp::wait_off(index), "vCPU {index}");
     }
     Ok(())
+}
+
+/// vCPUs that are about to end the VM.
+static ENDING: AtomicU64 = AtomicU64::new(0);
+
+/// Ends the VM from every vCPU at once: half of them switch it off, half reset it. Nobody's call returns.
+pub(crate) fn end_from_all() -> ! {
+    smp::start_all(second_end);
+    end()
+}
+
+extern "C" fn second_end() {
+    mmu::enable();
+    end()
+}
+
+fn end() -> ! {
+    ENDING.fetch_add(1, Ordering::AcqRel);
+    while ENDING.load(Ordering::Acquire) < machine::cpus() as u64 {
+        cpu::yield_now();
+    }
+    let how = if cpu::index().is_multiple_of(2) {
+        SYSTEM_OFF
+    } else {
+        SYSTEM_RESET
+    };
+    psci::hvc(how, 0, 0, 0);
+    println!("FAIL: vCPU {} goes on after its VM's end", cpu::index());
+    psci::cpu_off()
 }

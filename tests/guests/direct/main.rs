@@ -92,7 +92,9 @@ fn main() -> ! {
     let before = calls::host_info();
     probe::all(&orders.probe, "before");
     for round in 1..=orders.repeat {
+        let mark = heap::mark();
         run_once(&orders);
+        heap::release(mark);
         let after = calls::host_info();
         println!(
             "DIRECT round {round} done, free_bytes {:#x} then {:#x}",

@@ -1,14 +1,14 @@
 //! The GICv3, as a guest uses it: affinity routing, group 1, one security state.
 //!
 //! [`handle`] acknowledges whatever comes and notes it: how often, when, and in which order.
-//! A timer is masked, so that its level goes down.
+//! A timer is masked, so that its level goes down, unless lines are left high ([`leave_lines_high`]).
 
 use crate::sysreg::{
     CNTP_CTL_EL0, CNTV_CTL_EL0, ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1,
     ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1, PMOVSCLR_EL0,
 };
 use crate::{cpu, mem};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use guest_abi::map::{
     GICD_BASE, GICR_BASE, GICR_STRIDE, INTIDS, PTIMER_INTID, VCPUS_MAX, VTIMER_INTID,
 };
@@ -71,6 +71,14 @@ static LOGS: [Log; VCPUS_MAX as usize] = [const {
     }
 }; VCPUS_MAX as usize];
 
+/// Whether lines stay high.
+static LINES_STAY_HIGH: AtomicBool = AtomicBool::new(false);
+
+/// Has interrupts acknowledged and ended from now on, and the lines of timers and counters left as they are.
+pub fn leave_lines_high() {
+    LINES_STAY_HIGH.store(true, Ordering::Relaxed);
+}
+
 /// Handles the interrupt that was taken when the counter was at `entered`.
 ///
 /// No exclusives: only this vCPU writes its log, so loads and stores do.
@@ -82,7 +90,9 @@ pub(crate) fn handle(entered: u64) {
         log.spurious.store(before + 1, Ordering::Relaxed);
         return;
     }
-    if intid == u64::from(VTIMER_INTID) {
+    if LINES_STAY_HIGH.load(Ordering::Relaxed) {
+        // Whatever raised it does so again at once.
+    } else if intid == u64::from(VTIMER_INTID) {
         CNTV_CTL_EL0.write(0b11);
     } else if intid == u64::from(PTIMER_INTID) {
         CNTP_CTL_EL0.write(0b11);

@@ -18,6 +18,7 @@ pub struct Appliance {
     machine: Machine,
     port: u16,
     token: String,
+    time_leaps: bool,
 }
 
 impl Appliance {
@@ -38,6 +39,7 @@ impl Appliance {
             machine,
             port,
             token: token.to_owned(),
+            time_leaps: board.counted,
         };
         appliance.wait_until_it_answers(patience)?;
         Ok(appliance)
@@ -82,7 +84,7 @@ impl Appliance {
 
     /// A client of the control port.
     pub fn control(&self) -> Control {
-        Control::new(self.port, &self.token)
+        Control::new(self.port, &self.token).whose_time_leaps(self.time_leaps)
     }
 
     /// Asks the appliance to switch the machine off, and waits until it has.

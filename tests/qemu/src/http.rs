@@ -1,10 +1,11 @@
 //! A few lines of HTTP/1.1, so that the tests do not check the client with itself.
 
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// An answer.
@@ -32,6 +33,18 @@ impl Answer {
     }
 }
 
+/// The connection was closed without a byte of an answer: nobody acted on the request.
+#[derive(Debug)]
+pub struct Unheard(String);
+
+impl fmt::Display for Unheard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no HTTP answer ({})", self.0)
+    }
+}
+
+impl std::error::Error for Unheard {}
+
 /// Sends `request`, a request line and header fields each without its line end, and `body`, to
 /// the port on 127.0.0.1. The connection is closed after the answer.
 pub fn exchange(port: u16, request: &[&str], body: &[u8], patience: Duration) -> Result<Answer> {
@@ -43,15 +56,19 @@ pub fn exchange(port: u16, request: &[&str], body: &[u8], patience: Duration) ->
     write!(
         stream,
         "{head}\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-    )?;
+    )
+    .map_err(|error| Unheard(format!("sent: {error}")))?;
     // A server may refuse before it has read the body, and close: its answer still counts.
     let sent = stream.write_all(body);
     let mut bytes = Vec::new();
     let end = stream.read_to_end(&mut bytes);
+    if bytes.is_empty() {
+        bail!(Unheard(format!("sent: {sent:?}, read: {end:?}")));
+    }
     let split = bytes
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
-        .with_context(|| format!("no HTTP answer (sent: {sent:?}, read: {end:?})"))?;
+        .with_context(|| format!("half an HTTP answer (sent: {sent:?}, read: {end:?})"))?;
     let (head, rest) = bytes.split_at(split);
     let head = String::from_utf8_lossy(head).into_owned();
     let body = rest.get(4..).unwrap_or(&[]);

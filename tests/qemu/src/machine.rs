@@ -24,6 +24,7 @@ pub struct Machine {
     serial: Serial,
     qmp: Qmp,
     logs: PathBuf,
+    keep_logs: bool,
 }
 
 /// Returns a TCP port of 127.0.0.1 that was free a moment ago.
@@ -65,6 +66,7 @@ impl Machine {
                 serial,
                 qmp,
                 logs: logs.to_owned(),
+                keep_logs: false,
             }),
             Err(error) => {
                 let _ = child.kill();
@@ -120,6 +122,11 @@ impl Machine {
         Ok(text)
     }
 
+    /// Leaves the logs where they are when the machine is dropped.
+    pub fn keep_logs(&mut self) {
+        self.keep_logs = true;
+    }
+
     /// Returns whether the machine still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -148,7 +155,7 @@ impl Drop for Machine {
             );
         }
         self.end();
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !self.keep_logs {
             let _ = fs::remove_dir_all(&self.logs);
         }
     }

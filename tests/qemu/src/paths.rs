@@ -42,6 +42,11 @@ pub fn guest_compiler() -> PathBuf {
     guest().join("compiler.gz")
 }
 
+/// What goes behind the guest's initramfs for a guest with kernel modules: `/modules`, gzipped, too.
+pub fn guest_modules() -> PathBuf {
+    guest().join("modules.gz")
+}
+
 /// Where a failed test leaves its logs.
 pub fn logs(test: &str) -> PathBuf {
     target().join("logs").join(test.replace("::", "."))

@@ -1,9 +1,9 @@
 //! Guests that wear core out, under the root `direct`, which runs nothing else.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::serial::last_lines;
 use crate::{Board, Cpu, Machine, paths};
@@ -17,18 +17,43 @@ pub enum Outcome {
     Skipped(String),
 }
 
+/// How often a run that takes long says how far it is.
+const TELL: Duration = Duration::from_secs(30);
+
+/// What core may keep at hand for the next VM: pages for tables.
+const KEPT_BYTES: u64 = 64 << 10;
+
+/// How much less memory is free after the last round than before the first.
+fn lost_bytes(log: &str) -> Option<u64> {
+    let hex = |text: &str| u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok();
+    let last = log
+        .lines()
+        .rev()
+        .find_map(|line| line.split_once(" free_bytes "))?;
+    let (before, after) = last.1.split_once(" then ")?;
+    Some(hex(before)?.saturating_sub(hex(after)?))
+}
+
 /// Starts `direct` with a guest on `smp` cores; returns what it printed until it switched off.
 fn direct(cpu: Cpu, smp: u32, orders: &str, logs: &Path, patience: Duration) -> Result<String> {
     let mut board = Board::new(cpu, paths::bare_root("direct"));
     board.smp = smp;
     board.append = orders.to_owned();
     let mut machine = Machine::start(&board, logs)?;
-    let log = machine.output(patience)?;
+    machine.keep_logs();
+    let (begin, mut told) = (Instant::now(), Instant::now());
+    while machine.runs() && begin.elapsed() < patience {
+        std::thread::sleep(Duration::from_millis(100));
+        if told.elapsed() >= TELL {
+            told = Instant::now();
+            let (seconds, text) = (begin.elapsed().as_secs(), machine.serial().text());
+            let last = text.lines().next_back().unwrap_or("nothing yet");
+            eprintln!("stress: {cpu}: {seconds} s; the machine's last line: {last}");
+        }
+    }
+    let log = machine.output(patience.saturating_sub(begin.elapsed()))?;
     if let Some(wrong) = log.lines().find(|line| line.contains("FAIL")) {
-        bail!(
-            "{wrong}; the last lines were\n{}",
-            last_lines(log.as_bytes(), 20)
-        );
+        bail!("{wrong}; all that was printed is in {}", logs.display());
     }
     Ok(log)
 }
@@ -86,8 +111,15 @@ pub fn registers(
     )))
 }
 
-/// Four vCPUs on two cores switch one another on and off `rounds` times (S6).
-pub fn power(cpu: Cpu, rounds: u32, logs: &Path, patience: Duration) -> Result<Outcome> {
+/// Four vCPUs on two cores switch one another on and off `rounds` times, and end their VM all at
+/// once in each of `lives` (S6).
+pub fn power(
+    cpu: Cpu,
+    rounds: u32,
+    lives: u32,
+    logs: &Path,
+    patience: Duration,
+) -> Result<Outcome> {
     let orders = format!("guest=conformance vcpus=4 mib=64 args=psci={rounds}");
     let log = direct(cpu, 2, &orders, logs, patience)?;
     ensure!(
@@ -95,8 +127,23 @@ pub fn power(cpu: Cpu, rounds: u32, logs: &Path, patience: Duration) -> Result<O
         "the guest did not come to its end:\n{}",
         last_lines(log.as_bytes(), 20)
     );
+    let orders = format!("guest=conformance vcpus=4 mib=16 repeat={lives} args=only=nothing,end=1");
+    let log = direct(cpu, 2, &orders, logs, patience)?;
+    let ended = |how: &str| log.matches(&format!("DIRECT vm0 Some({how}) ")).count();
+    let (off, reset) = (ended("Off"), ended("Reset"));
+    ensure!(
+        off + reset == usize::try_from(lives)?,
+        "of {lives} lives {off} ended by SYSTEM_OFF and {reset} by SYSTEM_RESET:\n{}",
+        last_lines(log.as_bytes(), 20)
+    );
+    let lost = lost_bytes(&log).context("the root says nothing of its memory")?;
+    ensure!(
+        lost <= KEPT_BYTES,
+        "{lost} bytes are lost after {lives} lives"
+    );
     Ok(Outcome::Passed(format!(
-        "{rounds} rounds in which each of three was switched on, and as many in which one was by three"
+        "{rounds} rounds in which each of three was switched on, and as many in which one was by three; \
+         {off} VMs switched off and {reset} reset by all their vCPUs at once"
     )))
 }
 

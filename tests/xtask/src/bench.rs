@@ -5,6 +5,7 @@
 //! is doing meanwhile. Time in which every CPU waits is skipped (`sleep=off`) and counts too.
 
 mod device;
+mod mutex;
 mod rebirth;
 
 use std::fs;
@@ -14,10 +15,10 @@ use anyhow::{Context, Result, bail};
 use qemu::{Appliance, Board, Control, Cpu, Machine, number, paths};
 use serde_json::{Map, Value, json};
 
-use crate::{build, guest, run, setup};
+use crate::{build, modules, run, setup};
 
 /// What a result may be at most; no limit for what is only reported.
-const KEYS: [(&str, &str, Option<u64>); 75] = [
+const KEYS: &[(&str, &str, Option<u64>)] = &[
     ("hypercall", "insns", Some(200)),
     ("gic_read", "insns", Some(300)),
     ("uart_read", "insns", Some(300)),
@@ -47,6 +48,15 @@ const KEYS: [(&str, &str, Option<u64>); 75] = [
     ("lock_4x_plain", "ns", None),
     ("lock_4x_hint", "ns", None),
     ("lock_4x_ratio", "per mille", Some(640)),
+    ("mutex_1x_plain", "ns", None),
+    ("mutex_1x_hint", "ns", None),
+    ("mutex_1x_ratio", "per mille", Some(1_010)),
+    ("mutex_2x_plain", "ns", None),
+    ("mutex_2x_hint", "ns", None),
+    ("mutex_2x_ratio", "per mille", Some(900)),
+    ("mutex_4x_plain", "ns", None),
+    ("mutex_4x_hint", "ns", None),
+    ("mutex_4x_ratio", "per mille", Some(900)),
     ("mem_populate_2m", "insns", None),
     ("mem_populate_2m_tlbi", "ops", Some(0)),
     ("mem_populate_4k", "insns", None),
@@ -117,22 +127,25 @@ pub(crate) enum Part {
     Locks,
     /// Root's end and the next one's begin
     Rebirth,
+    /// A contended mutex of a stock Linux
+    Mutex,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Appliance,
         Self::Memory,
         Self::Devices,
         Self::Locks,
         Self::Rebirth,
+        Self::Mutex,
     ];
 }
 
 /// Measures on every tested CPU model; fails when a limit is exceeded.
 pub(crate) fn bench(json: bool, part: Option<Part>) -> Result<()> {
     setup::emulator()?;
-    guest::fetch()?;
+    modules::build()?;
     build::appliance()?;
     build::guests()?;
     let mut all = Map::new();
@@ -165,6 +178,7 @@ fn measure(cpu: Cpu, part: Part) -> Result<Results> {
         Part::Memory => memory(cpu)?,
         Part::Devices => device::measure(cpu)?,
         Part::Rebirth => rebirth::measure(cpu)?,
+        Part::Mutex => mutex::measure(cpu)?,
         Part::Locks => {
             let mut lines = vec![("world_switch".to_owned(), world_switch(cpu)?)];
             for times in [1, 2, 4] {
@@ -375,7 +389,7 @@ fn ready_line(serial: &str) -> Result<u64> {
 fn over(all: &Map<String, Value>, whole: bool) -> Vec<String> {
     let mut over = Vec::new();
     for (cpu, results) in all {
-        for (key, _, limit) in KEYS {
+        for &(key, _, limit) in KEYS {
             let value = results.get(key).and_then(Value::as_u64);
             if limit.is_some_and(|limit| value.map_or(whole, |value| value > limit)) {
                 over.push(format!("{key} on {cpu}"));
@@ -391,7 +405,7 @@ fn table(all: &Map<String, Value>, whole: bool) -> String {
         text.push_str(&format!("{cpu:>16}"));
     }
     text.push_str(&format!("{:>16}\n", "limit"));
-    for (key, unit, limit) in KEYS {
+    for &(key, unit, limit) in KEYS {
         text.push_str(&format!("{key:<28}"));
         for results in all.values() {
             let value = results.get(key).and_then(Value::as_u64);
@@ -457,7 +471,7 @@ mod tests {
     #[test]
     fn a_result_over_its_limit_or_missing_is_named() {
         let mut results = Map::new();
-        for (key, _, limit) in KEYS {
+        for &(key, _, limit) in KEYS {
             results.insert(key.to_owned(), json!(limit.unwrap_or(9)));
         }
         let all = |results: &Map<String, Value>| {

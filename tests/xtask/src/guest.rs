@@ -63,6 +63,14 @@ pub(crate) fn fetch() -> Result<()> {
     Ok(())
 }
 
+/// The package that the guest's kernel is from.
+pub(crate) fn kernel() -> Result<String> {
+    let text = fs::read(paths::guest().join("manifest.json"))?;
+    let manifest: Value = serde_json::from_slice(&text)?;
+    let kernel = manifest.get("kernel").and_then(Value::as_str);
+    Ok(kernel.context("the manifest names no kernel")?.to_owned())
+}
+
 fn is_whole(dir: &Path) -> bool {
     let manifest: Value = fs::read(dir.join("manifest.json"))
         .ok()

@@ -16,6 +16,7 @@ mod debug;
 mod demo;
 mod guest;
 mod initramfs;
+mod modules;
 mod mutants;
 #[cfg(test)]
 mod parsing;
@@ -53,7 +54,7 @@ enum Command {
         #[arg(long)]
         guests: bool,
     },
-    /// Fetches the guest of tests and demo: Debian's arm64 cloud kernel and busybox
+    /// Fetches the guest of tests and demo: Debian's arm64 cloud kernel, busybox, modules for it
     Guest,
     /// Formats, lints and host tests: under a minute when warm
     Check,
@@ -149,7 +150,7 @@ fn obey(command: Command) -> Result<ExitCode> {
                 build::guests()?;
             }
         }
-        Command::Guest => guest::fetch()?,
+        Command::Guest => modules::build()?,
         Command::Check => check::check()?,
         Command::Test { filter, long } => test::everything(filter.as_deref(), long)?,
         Command::Mutants { shard, package } => mutants::hunt(&package, &shard)?,

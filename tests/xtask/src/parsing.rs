@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use crate::Line;
 
 /// Values that options accept; what is not here takes any word.
-const GOOD: [(&str, &str); 9] = [
+const GOOD: [(&str, &str); 10] = [
     ("moves", "5000"),
     ("runs", "100"),
     ("rounds", "300"),
+    ("lives", "300"),
     ("switches", "400"),
     ("seed", "7"),
     ("cpu", "cortex-a72"),

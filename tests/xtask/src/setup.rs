@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{command, has, output};
-use crate::{apt, guest, toolchain};
+use crate::{apt, modules, toolchain};
 
 /// The oldest QEMU that runs the appliance.
 const QEMU_OLDEST: u32 = 8;
@@ -12,7 +12,7 @@ const QEMU_OLDEST: u32 = 8;
 pub(crate) fn everything() -> Result<()> {
     toolchain::prepare()?;
     emulator()?;
-    guest::fetch()
+    modules::build()
 }
 
 /// QEMU, recent enough.

@@ -45,7 +45,8 @@ pub(crate) enum Stress {
         #[arg(long, default_value_t = 100_000)]
         switches: u64,
     },
-    /// Four vCPUs on two cores switch one another on and off: one wins, each time (S6)
+    /// Four vCPUs on two cores switch one another on and off, and end their VM all at once: one
+    /// wins, each time (S6)
     Power {
         /// CPU model
         #[arg(long, default_value = "max")]
@@ -53,6 +54,9 @@ pub(crate) enum Stress {
         /// How often; each time three ask for the fourth
         #[arg(long, default_value_t = 35_000)]
         rounds: u32,
+        /// In how many VMs all four end it at once
+        #[arg(long, default_value_t = 5_000)]
+        lives: u32,
     },
     /// Kills root at random instants while it is kept busy: a guest computes on, its VM is found
     /// again, nothing leaks (R3)
@@ -101,7 +105,7 @@ pub(crate) fn stress(what: Stress) -> Result<ExitCode> {
             rounds,
             switches,
         } => stress::registers(cpu, rounds, switches, &logs, patience)?,
-        Stress::Power { cpu, rounds } => stress::power(cpu, rounds, &logs, patience)?,
+        Stress::Power { cpu, rounds, lives } => stress::power(cpu, rounds, lives, &logs, patience)?,
         Stress::Rebirth { cpu, rounds, seed } => qemu::rebirth::kills(cpu, rounds, seed, &logs)?,
         Stress::Timers { cpu, runs, seed } => stress::timers(cpu, runs, seed, &logs, patience)?,
     };

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::shell::{command, output, run};
-use crate::{build, guest, setup, stack, workspace};
+use crate::{build, modules, setup, stack, workspace};
 
 /// The package whose tests need QEMU, the appliance and the guests.
 const END_TO_END: &str = "skete-qemu";
@@ -14,7 +14,7 @@ const END_TO_END: &str = "skete-qemu";
 /// test that draws sequences at random draw a hundred times as many.
 pub(crate) fn everything(filter: Option<&str>, long: bool) -> Result<()> {
     setup::emulator()?;
-    guest::fetch()?;
+    modules::build()?;
     build::appliance()?;
     stack::check()?;
     build::guests()?;

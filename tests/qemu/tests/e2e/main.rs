@@ -28,6 +28,7 @@ mod cpu_api;
 mod devices;
 mod dma;
 mod groups;
+mod hint;
 mod hostile;
 mod lifecycle;
 mod linux;
