@@ -15,8 +15,22 @@ pub enum CoreCall {
     /// `(order) -> (pa)`: grants `4096 << order` zeroed, aligned bytes to root.
     /// [`Status::Again`] while memory is taken from what guests can do without.
     FramesGrant = CoreCall::id(0x01),
-    /// `(pa, order) -> ()`: gives a granted block back; core scrubs it.
+    /// `(pa, order) -> ()`: gives a granted block back; core scrubs it. [`Status::Again`] while
+    /// it still scrubs the one before.
     FramesRelease = CoreCall::id(0x02),
+    /// `(cursor) -> (block, next)`: finds the first granted block at or after physical address
+    /// `cursor`, for a root that was started anew: `block` is its address, with its order in
+    /// bits 3:0, and `next` where to go on. Blocks are as large as they are mapped, which is
+    /// never larger than they were granted. A `block` of 0: there is none up to `next`.
+    /// [`Status::Invalid`]: there is none any more.
+    FramesList = CoreCall::id(0x03),
+    /// `(n, source_pa, bytes) -> ()`: has core keep up to [`crate::notes::NOTE_BYTES_MAX`]
+    /// bytes as note `n`, below [`crate::notes::NOTES_MAX`], in place of what it was; none
+    /// forgets it. Core never looks at a note. Whole or not at all: root may end at any time.
+    NoteWrite = CoreCall::id(0x04),
+    /// `(n, out_pa, room) -> (bytes)`: reads note `n`, of which there is room for `room`
+    /// bytes; `bytes` is how many it has, 0 if there is none.
+    NoteRead = CoreCall::id(0x05),
     /// `(config_pa) -> (vm, shared_pa)`: builds a VM from a [`VmConfig`]; maps no guest RAM.
     /// [`Status::Again`] as for [`Self::FramesGrant`].
     VmCreate = CoreCall::id(0x10),
@@ -48,8 +62,18 @@ pub enum CoreCall {
     VcpuSerror = CoreCall::id(0x1a),
     /// `(vm, vcpu, out_pa) -> ()`: writes a [`crate::vcpu_info::VcpuInfo`].
     VcpuInfo = CoreCall::id(0x1b),
+    /// `(slot, out_pa) -> ()`: writes a [`VmEntry`] of the VM in `slot`, below
+    /// [`crate::root_boot::VMS_MAX`]; [`Status::NoVm`] if none is there. So a root that was
+    /// started anew finds the VMs of the one before.
+    VmList = CoreCall::id(0x1c),
     /// `(out_pa) -> ()`: writes a [`HostInfo`].
     HostInfo = CoreCall::id(0x20),
+    /// `() -> never`: resets the machine, as its operator asked. (PSCI SYSTEM_RESET by root
+    /// means that root has ended, and starts it anew.)
+    MachineReset = CoreCall::id(0x21),
+    /// `(after_ns) -> ()`: ends root once so much time has passed, wherever it is then, and
+    /// starts it anew; 0 for at once. VMs run on.
+    RootRestart = CoreCall::id(0x22),
     /// `(vm, out_pa) -> ()`: writes a [`crate::memory_call::VmMemory`].
     VmMemory = CoreCall::id(0x30),
     /// `(vm, policy_pa) -> ()`: sets a [`crate::memory_call::MemoryPolicy`].
@@ -122,9 +146,12 @@ pub enum CoreCall {
 
 impl CoreCall {
     /// Every call, for dispatch and for the test that pins the numbers.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 41] = [
         Self::FramesGrant,
         Self::FramesRelease,
+        Self::FramesList,
+        Self::NoteWrite,
+        Self::NoteRead,
         Self::VmCreate,
         Self::VmCopyIn,
         Self::VmEntry,
@@ -137,7 +164,10 @@ impl CoreCall {
         Self::VcpuAffinity,
         Self::VcpuSerror,
         Self::VcpuInfo,
+        Self::VmList,
         Self::HostInfo,
+        Self::MachineReset,
+        Self::RootRestart,
         Self::VmMemory,
         Self::VmMemoryPolicy,
         Self::VmMemoryScan,
@@ -303,6 +333,23 @@ pub struct VmConfig {
 }
 const _: () = assert!(size_of::<VmConfig>() == 80);
 
+/// A VM that exists, as [`CoreCall::VmList`] finds it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct VmEntry {
+    /// Its handle.
+    pub vm: u64,
+    /// Physical address of its [`crate::vm_shared::VmShared`].
+    pub shared_pa: u64,
+    /// A [`VmState`].
+    pub state: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// What it was made from.
+    pub config: VmConfig,
+}
+const _: () = assert!(size_of::<VmEntry>() == 104);
+
 /// Where a VM is in its life. A VM in core lives for one run: a restart is a new VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -423,6 +470,9 @@ mod tests {
     fn numbers_are_forever() {
         assert_eq!(CoreCall::FramesGrant as u32, 0xc600_8001);
         assert_eq!(CoreCall::FramesRelease as u32, 0xc600_8002);
+        assert_eq!(CoreCall::FramesList as u32, 0xc600_8003);
+        assert_eq!(CoreCall::NoteWrite as u32, 0xc600_8004);
+        assert_eq!(CoreCall::NoteRead as u32, 0xc600_8005);
         assert_eq!(CoreCall::VmCreate as u32, 0xc600_8010);
         assert_eq!(CoreCall::VmCopyIn as u32, 0xc600_8011);
         assert_eq!(CoreCall::VmEntry as u32, 0xc600_8012);
@@ -435,7 +485,10 @@ mod tests {
         assert_eq!(CoreCall::VcpuAffinity as u32, 0xc600_8019);
         assert_eq!(CoreCall::VcpuSerror as u32, 0xc600_801a);
         assert_eq!(CoreCall::VcpuInfo as u32, 0xc600_801b);
+        assert_eq!(CoreCall::VmList as u32, 0xc600_801c);
         assert_eq!(CoreCall::HostInfo as u32, 0xc600_8020);
+        assert_eq!(CoreCall::MachineReset as u32, 0xc600_8021);
+        assert_eq!(CoreCall::RootRestart as u32, 0xc600_8022);
         assert_eq!(CoreCall::VmMemory as u32, 0xc600_8030);
         assert_eq!(CoreCall::VmMemoryPolicy as u32, 0xc600_8031);
         assert_eq!(CoreCall::VmMemoryScan as u32, 0xc600_8032);

@@ -87,16 +87,47 @@ pub struct RootBoot {
     pub rng_seed: [u8; 64],
     /// Valid bytes of `rng_seed`.
     pub rng_seed_len: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// Why the root before this one ended: a [`RootEnd`], or 0 for the first one.
+    pub end: u32,
+    /// How many roots in a row ended before they were ready, up to this one.
+    pub unready: u32,
 }
 const _: () = assert!(size_of::<RootBoot>() == 4096);
 
-/// Where core tells root which VMs changed.
+/// Why a root ended, after which core starts another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RootEnd {
+    /// It ended itself, by PSCI: it reported why before.
+    Itself = 1,
+    /// It did what cannot be continued.
+    Crashed = 2,
+    /// It gave no sign of life for too long.
+    Silent = 3,
+    /// It was asked for ([`crate::core_call::CoreCall::RootRestart`]).
+    Asked = 4,
+}
+
+impl RootEnd {
+    /// Returns the reason with this number.
+    pub fn from_u32(raw: u32) -> Option<Self> {
+        [Self::Itself, Self::Crashed, Self::Silent, Self::Asked]
+            .into_iter()
+            .find(|end| *end as u32 == raw)
+    }
+}
+
+/// Where core tells root which VMs changed, and root core that it lives.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct Doorbell {
     /// Bit n: something about the VM in slot n changed (state, console). Core sets, root
     /// swaps with zero.
     pub vms: core::sync::atomic::AtomicU64,
+    /// Any change of it says that root lives. From the first one on root counts as ready, and
+    /// one that is silent for [`LEASE_NS`] is ended and started anew. Root writes.
+    pub beat: core::sync::atomic::AtomicU64,
 }
+
+/// How long a root that was ready once may give no sign of life.
+pub const LEASE_NS: u64 = 20_000_000_000;

@@ -45,6 +45,6 @@ pub use operation::{Operation, OperationList, OperationStatus, Progress};
 pub use problem::{Blame, Code, FieldError, Problem};
 pub use vcpu::{CpuChange, CpuSpec, GuestFeature, Pin, Stolen, Vcpu, VcpuState, VmCpu};
 pub use vm::{
-    Action, ActionRequest, Boot, LastError, PowerAction, PowerRequest, Vm, VmList, VmSpec, VmState,
-    VmStatus,
+    Action, ActionRequest, Boot, Drill, LastError, PowerAction, PowerRequest, Vm, VmList, VmSpec,
+    VmState, VmStatus,
 };

@@ -231,6 +231,21 @@ pub enum PowerAction {
     Shutdown,
     /// Stop every VM and restart the machine.
     Reset,
+    /// Start the control plane anew, while VMs run on.
+    RestartControl,
+}
+
+/// A way in which the control plane is to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Drill {
+    /// It gives up, with a report.
+    Panic,
+    /// It touches memory that is not there.
+    Fault,
+    /// It does nothing any more.
+    Hang,
 }
 
 /// Body of `POST /v1/system/actions`.
@@ -239,4 +254,23 @@ pub enum PowerAction {
 pub struct PowerRequest {
     /// What to do.
     pub action: PowerAction,
+    /// For `restart_control`: the hypervisor ends the control plane so many milliseconds from
+    /// now, whatever it does then; at most 60,000. Without it: once this is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u32>,
+    /// For `restart_control`: the control plane is not ended but fails in this way. Only where
+    /// the appliance was started with the boot argument `drills`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
+}
+
+impl PowerRequest {
+    /// Asks for an action that says nothing more.
+    pub const fn new(action: PowerAction) -> Self {
+        Self {
+            action,
+            after_ms: None,
+            drill: None,
+        }
+    }
 }

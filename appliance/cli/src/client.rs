@@ -426,7 +426,7 @@ impl Client {
 
     /// Switches the machine off or restarts it. Returns when the appliance has agreed.
     pub fn power(&self, action: PowerAction) -> Result<(), Error> {
-        let body = PowerRequest { action };
+        let body = PowerRequest::new(action);
         self.json(Method::POST, "/v1/system/actions", &[], &body)?;
         Ok(())
     }

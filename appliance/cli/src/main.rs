@@ -72,6 +72,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Command::Console(args) => command::console::run(&client, &output, &args),
         Command::Events(args) => command::events(&client, &output, &args),
         Command::Shutdown { reset } => command::shutdown(&client, &output, reset),
+        Command::RestartControl { no_wait } => command::restart_control(&client, &output, !no_wait),
         Command::Completions { .. } => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ const GLOBAL: [(&str, Option<&str>); 4] = [
     ("--quiet", None),
 ];
 
-const COMMANDS: [Row; 37] = [
+const COMMANDS: [Row; 38] = [
     ("host", &[]),
     ("vm cpu show web", &[]),
     (
@@ -110,6 +110,7 @@ const COMMANDS: [Row; 37] = [
     ("console a", &[("--log", None), ("--keep", None)]),
     ("events", &[("--since", Some("3")), ("--no-follow", None)]),
     ("shutdown", &[("--reset", None)]),
+    ("restart-control", &[("--no-wait", None)]),
 ];
 
 fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Cli, clap::Error> {

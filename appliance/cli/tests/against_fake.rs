@@ -402,6 +402,18 @@ fn shutdown_ends_the_appliance() {
 }
 
 #[test]
+fn the_control_plane_is_started_anew_and_vms_run_on() {
+    let skete = Appliance::new("restart");
+    skete.vm("a");
+    skete.ok(&["vm", "start", "a"]);
+    assert_eq!(skete.ok(&["restart-control"]), "restarted\n");
+    let shown = skete.ok(&["--json", "vm", "show", "a"]);
+    assert!(shown.contains("\"running\""), "{shown}");
+    let said = skete.ok(&["restart-control", "--no-wait"]);
+    assert_eq!(said, "restarting the control plane\n");
+}
+
+#[test]
 fn memory_is_shown_limited_scanned_and_taken_back() {
     let skete = Appliance::new("memory");
     skete.vm("a");

@@ -38,6 +38,11 @@ impl Events {
         });
     }
 
+    /// Leaves out the numbers up to `last`, which were somebody else's.
+    pub(crate) const fn begin_at(&mut self, last: u64) {
+        self.last = last;
+    }
+
     /// Returns the number of the last event, 0 if there was none.
     pub(crate) const fn last(&self) -> u64 {
         self.last

@@ -10,9 +10,13 @@ use alloc::vec::Vec;
 
 use crate::backend::{
     Backend, BackendError, CpuFeatures, CpuPlan, Device, DeviceAction, DeviceError, DeviceRequest,
-    DeviceState, HostFacts, ImageId, Memory, MemoryAction, MemoryError, MemoryJob, MemoryPolicy,
-    MemoryResult, PowerAction, RunCounters, RunId, RunPlan, RunState, VcpuCounters, VcpuState,
+    DeviceState, Extent, FoundVm, HostFacts, ImageId, Memory, MemoryAction, MemoryError, MemoryJob,
+    MemoryPolicy, MemoryResult, PowerAction, Restart, RunCounters, RunId, RunPlan, RunState,
+    VcpuCounters, VcpuState,
 };
+
+/// Bytes that the ring of a guest's output holds.
+pub const RING_BYTES: usize = 8;
 
 /// An image in the fake store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub struct FakeImage {
     pub bytes: Vec<u8>,
     /// Digest, once committed.
     pub sha256: Option<[u8; 32]>,
+    /// Where it lies.
+    pub pa: u64,
 }
 
 /// A run of a VM.
@@ -42,6 +48,10 @@ pub struct FakeRun {
     pub keys: BTreeMap<u64, u8>,
     /// SErrors that were made pending: vCPU and syndrome.
     pub serrors: Vec<(u32, u32)>,
+    /// What the hypervisor calls it.
+    pub handle: u64,
+    /// How many bytes were taken of what it printed, and the last of them.
+    pub taken: (u32, VecDeque<u8>),
 }
 
 /// The fake machine. Every field may be changed by a test at any time.
@@ -79,6 +89,18 @@ pub struct FakeBackend {
     pub device_bytes: BTreeMap<(String, u32, u64), u8>,
     /// Every [`Backend::device_act`]: the device, what to do, the bytes to write.
     pub acted: Vec<(String, DeviceRequest, Vec<u8>)>,
+    /// How often the control plane was started; see [`FakeBackend::end_of_server`].
+    pub generation: u64,
+    /// What was asked of [`Backend::restart`].
+    pub restarted: Option<Restart>,
+    /// What is kept beyond a server's life.
+    pub notes: BTreeMap<usize, Vec<u8>>,
+    /// Runs that nobody has taken over yet, by handle.
+    pub left_runs: BTreeMap<u64, FakeRun>,
+    /// Images likewise, by address.
+    pub left_images: BTreeMap<u64, FakeImage>,
+    /// The last handle, and the last address, that was given out.
+    pub last: u64,
 }
 
 impl Default for FakeBackend {
@@ -117,6 +139,12 @@ impl Default for FakeBackend {
             device_answer: None,
             device_bytes: BTreeMap::new(),
             acted: Vec::new(),
+            generation: 1,
+            restarted: None,
+            notes: BTreeMap::new(),
+            left_runs: BTreeMap::new(),
+            left_images: BTreeMap::new(),
+            last: 0,
         }
     }
 }
@@ -148,6 +176,22 @@ impl FakeBackend {
         if let Some(run) = self.run(name) {
             run.state = state;
         }
+    }
+
+    /// The server has ended: what it had is there for the next one.
+    pub fn end_of_server(&mut self) {
+        self.generation = self.generation.saturating_add(1);
+        let runs = core::mem::take(&mut self.runs);
+        self.left_runs
+            .extend(runs.into_values().map(|run| (run.handle, run)));
+        let images = core::mem::take(&mut self.images);
+        self.left_images
+            .extend(images.into_values().map(|image| (image.pa, image)));
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last = self.last.saturating_add(1);
+        self.last
     }
 
     /// Bytes that nobody has.
@@ -185,6 +229,7 @@ impl Backend for FakeBackend {
         }
         let image = FakeImage {
             total: bytes,
+            pa: self.next() << 21,
             ..FakeImage::default()
         };
         self.images.insert(id, image);
@@ -232,6 +277,8 @@ impl Backend for FakeBackend {
             policy: MemoryPolicy::default(),
             keys: BTreeMap::new(),
             serrors: Vec::new(),
+            handle: self.next(),
+            taken: (0, VecDeque::new()),
         };
         self.runs.insert(id, run);
         for spec in &plan.devices {
@@ -306,6 +353,11 @@ impl Backend for FakeBackend {
         {
             *to = from;
             bytes = bytes.saturating_add(1);
+            run.taken.0 = run.taken.0.wrapping_add(1);
+            run.taken.1.push_back(from);
+            if run.taken.1.len() > RING_BYTES {
+                run.taken.1.pop_front();
+            }
         }
         bytes
     }
@@ -437,6 +489,88 @@ impl Backend for FakeBackend {
             return answer.clone();
         }
         self.device_do(pci, request, data)
+    }
+
+    fn restart(&mut self, how: Restart) {
+        self.restarted = Some(how);
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn end_of_last(&self) -> &'static str {
+        "asked"
+    }
+
+    fn note_write(&mut self, number: usize, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            self.notes.remove(&number);
+        } else {
+            self.notes.insert(number, bytes.into());
+        }
+        true
+    }
+
+    fn note_read(&mut self, number: usize) -> Option<Vec<u8>> {
+        self.notes.get(&number).cloned()
+    }
+
+    fn image_extents(&self, id: ImageId) -> Vec<Extent> {
+        let place = |image: &FakeImage| Extent {
+            pa: image.pa,
+            order: 0,
+            count: 1,
+        };
+        self.images.get(&id).map(place).into_iter().collect()
+    }
+
+    fn image_adopt(&mut self, id: ImageId, bytes: u64, extents: &[Extent]) -> bool {
+        let [extent] = extents else { return false };
+        let there = self.left_images.get(&extent.pa);
+        if there.is_none_or(|image| image.total != bytes || image.sha256.is_none()) {
+            return false;
+        }
+        let image = self.left_images.remove(&extent.pa);
+        image.is_some_and(|image| self.images.insert(id, image).is_none())
+    }
+
+    fn vm_handle(&self, id: RunId) -> Option<u64> {
+        Some(self.runs.get(&id)?.handle)
+    }
+
+    fn vms_found(&mut self) -> Vec<FoundVm> {
+        let found = |(handle, run): (&u64, &FakeRun)| FoundVm {
+            handle: *handle,
+            name: run.plan.name.clone(),
+            cpus: run.plan.cpus,
+            memory_bytes: run.plan.memory_bytes,
+            built: matches!(run.state, RunState::Loading { .. }),
+        };
+        self.left_runs.iter().map(found).collect()
+    }
+
+    fn vm_adopt(&mut self, id: RunId, handle: u64, plan: &RunPlan) -> bool {
+        let Some(mut run) = self.left_runs.remove(&handle) else {
+            return false;
+        };
+        run.plan = plan.clone();
+        self.runs.insert(id, run);
+        true
+    }
+
+    fn console_taken(&self, id: RunId) -> u32 {
+        self.runs.get(&id).map_or(0, |run| run.taken.0)
+    }
+
+    fn console_backlog(&mut self, id: RunId) -> (u32, Vec<u8>) {
+        let run = self.runs.get(&id);
+        run.map(|run| (run.taken.0, run.taken.1.iter().copied().collect()))
+            .unwrap_or_default()
+    }
+
+    fn adopted(&mut self) {
+        self.left_images.clear();
     }
 
     fn power(&mut self, action: PowerAction) {

@@ -39,6 +39,7 @@ mod events;
 pub mod fake;
 mod http;
 mod lease;
+pub mod notes;
 mod operations;
 mod route;
 mod scrollback;
@@ -46,4 +47,4 @@ mod server;
 
 pub use backend::Backend;
 pub use connection::Connection;
-pub use server::{Config, Server};
+pub use server::{Config, Server, kept_token};

@@ -51,6 +51,11 @@ impl Operations {
         self.last
     }
 
+    /// Leaves out the numbers up to `last`, which were somebody else's.
+    pub(crate) const fn begin_at(&mut self, last: OperationId) {
+        self.last = last;
+    }
+
     /// Says how far an operation is.
     pub(crate) fn progress(&mut self, id: OperationId, done: u64, total: u64) {
         if let Some(operation) = self.get_mut(id) {

@@ -12,6 +12,17 @@ pub(crate) struct Scrollback {
 }
 
 impl Scrollback {
+    /// One in which `end` bytes were printed, of which the last are still there.
+    pub(crate) fn resume(end: u64, last: &[u8]) -> Self {
+        let bytes = u64::try_from(last.len()).unwrap_or(u64::MAX);
+        let mut scrollback = Self {
+            end: end.saturating_sub(bytes),
+            ..Self::default()
+        };
+        scrollback.push(last);
+        scrollback
+    }
+
     /// Adds output.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         let keep_from = bytes.len().saturating_sub(SCROLLBACK_BYTES);

@@ -105,6 +105,7 @@ fn a_storm_of_damaged_requests_leaves_the_server_as_it_was() {
     let mut server = Server::new(Config {
         token_sha256: auth::token_digest(token),
         seed: [3; 32],
+        drills: true,
     });
     let mut backend = FakeBackend::default();
     let mut random = Random(0x5eed);

@@ -11,7 +11,10 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Pa;
-use guest_abi::core_call::{CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmInfo, VmState};
+use gmap::{Budget, Entry};
+use guest_abi::core_call::{
+    CoreCall, EXIT_CLASSES, HostInfo, Status, VmConfig, VmEntry, VmInfo, VmState,
+};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 
@@ -19,8 +22,8 @@ use crate::guest::{self, Vcpu, Vm};
 use crate::memory::{self, FRAME};
 use crate::pressure::patient;
 use crate::{
-    features, guest_fault, hw, memory_access, memory_calls, passthrough, root, schedule, scrub,
-    share, timer,
+    epitaph, features, guest_fault, hw, memory_access, memory_calls, notes, passthrough, rebirth,
+    root, schedule, scrub, share, timer,
 };
 
 /// Largest grant: 2 MiB, so that root's window stays a few leaves.
@@ -40,6 +43,9 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
     let result = match call {
         CoreCall::FramesGrant => patient(vcpu.vm(), || grant(vcpu, a)).map(|pa| [pa, 0]),
         CoreCall::FramesRelease => release(vcpu.vm(), a, b).map(|()| [0; 2]),
+        CoreCall::FramesList => list(vcpu.vm(), a),
+        CoreCall::NoteWrite => notes::write(vcpu.vm(), a, b, c).map(|()| [0; 2]),
+        CoreCall::NoteRead => notes::read(vcpu.vm(), a, b, c).map(|bytes| [bytes, 0]),
         CoreCall::VmCreate => patient(vcpu.vm(), || create(vcpu.vm(), a)),
         CoreCall::VmCopyIn => {
             patient(vcpu.vm(), || copy_in(vcpu, a, b, c, d)).map(|copied| [copied, 0])
@@ -54,7 +60,10 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         CoreCall::VcpuAffinity => share::affinity(a, b, c).map(|()| [0; 2]),
         CoreCall::VcpuSerror => serror(a, b, c).map(|()| [0; 2]),
         CoreCall::VcpuInfo => share::vcpu_info(vcpu.vm(), a, b, c).map(|()| [0; 2]),
+        CoreCall::VmList => vm_list(vcpu.vm(), a, b).map(|()| [0; 2]),
         CoreCall::HostInfo => host_info(vcpu.vm(), a).map(|()| [0; 2]),
+        CoreCall::MachineReset => epitaph::stop(),
+        CoreCall::RootRestart => rebirth::end_after(a).map(|()| [0; 2]),
         CoreCall::VmMemory
         | CoreCall::VmMemoryPolicy
         | CoreCall::VmMemoryScan
@@ -160,6 +169,40 @@ fn release(root: &Vm, pa: u64, order: u64) -> Result<(), Status> {
     scrub::leave(start, order as u8);
     GRANTED.fetch_sub(bytes, Ordering::Relaxed);
     Ok(())
+}
+
+/// Finds the first block granted to root at or after `cursor`.
+fn list(root: &Vm, cursor: u64) -> Result<[u64; 2], Status> {
+    let from = Pa::new(cursor & !(FRAME - 1)).ok_or(Status::Invalid)?;
+    let from = root::window(from).ok_or(Status::Invalid)?.raw();
+    let base = root::window(Pa::new(0).ok_or(Status::Invalid)?)
+        .ok_or(Status::Invalid)?
+        .raw();
+    let end = base.saturating_mul(2);
+    let mut found = None;
+    let gmap = root.gmap.shared();
+    let machine = root.gmap.machine();
+    let visit = |_: &_, ipa: arch::Ipa, place: &mut gmap::Place| {
+        if let Entry::Leaf(leaf) = place.entry() {
+            let span = place.level().span();
+            let pa = leaf.base();
+            let shared = is_shared(pa.raw(), pa.raw().saturating_add(span));
+            if memory::is_pool(pa) && !shared {
+                found = Some((pa.raw(), span, ipa.raw() + span));
+                return Err(());
+            }
+        }
+        Ok(())
+    };
+    let went = gmap.range(&machine, from, end, true, Budget::SLICE, visit);
+    match (found, went) {
+        (Some((pa, span, next)), _) => {
+            let order = u64::from((span / FRAME).trailing_zeros());
+            Ok([pa | order, next - base])
+        }
+        (None, Ok(next)) if next < end => Ok([0, next - base]),
+        (None, _) => Err(Status::Invalid),
+    }
 }
 
 fn create(root: &Vm, config_pa: u64) -> Result<[u64; 2], Status> {
@@ -290,6 +333,20 @@ fn vm_info(root: &Vm, handle: u64, out: u64) -> Result<(), Status> {
         stolen_ns: timer::nanoseconds(stolen),
     };
     write_out(root, out, &info)
+}
+
+fn vm_list(root: &Vm, slot: u64, out: u64) -> Result<(), Status> {
+    let slot = usize::try_from(slot).ok().filter(|slot| *slot < VMS_MAX);
+    let slot = slot.ok_or(Status::Invalid)?;
+    let vm = guest::by_slot(slot).ok_or(Status::NoVm)?;
+    let entry = VmEntry {
+        vm: vm.handle(),
+        shared_pa: vm.shared_pa.raw(),
+        state: vm.state() as u32,
+        reserved: 0,
+        config: vm.config,
+    };
+    write_out(root, out, &entry)
 }
 
 fn console(handle: u64) -> Result<(), Status> {

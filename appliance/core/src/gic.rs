@@ -30,12 +30,18 @@ static DISTRIBUTOR: Mutex<Option<GicDistributor<'static>>> = Mutex::new(None);
 static REGIONS: [(AtomicU64, AtomicU64); 4] = [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 4];
 static STRIDE: AtomicU64 = AtomicU64::new(0);
 
+/// VA of the distributor's frame.
+static FRAME: AtomicU64 = AtomicU64::new(0);
+
+const GICD_ICPENDR: u64 = 0x280;
+const GICD_ICACTIVER: u64 = 0x380;
 const GICR_TYPER: u64 = 0x08;
 const GICR_ISACTIVER0: u64 = 0x1_0300;
 const GICR_ICACTIVER0: u64 = 0x1_0380;
 
 /// Sets up the distributor. The frames are mapped at [`PHYSMAP`].
 pub(crate) fn init(gic: &Gic) {
+    FRAME.store(PHYSMAP + gic.distributor.pa, Ordering::Relaxed);
     let gicd = NonNull::new((PHYSMAP + gic.distributor.pa) as *mut Gicd).expect("not null");
     // SAFETY: the frame is mapped as device memory for good, and this is its only owner.
     let mut distributor = GicDistributor::new(unsafe { UniqueMmioPointer::new(gicd) });
@@ -134,6 +140,20 @@ pub(crate) fn disable_spi(intid: u32) {
     };
     if let Some(distributor) = DISTRIBUTOR.lock().as_mut() {
         let _ = distributor.enable_interrupt(IntId::spi(n), false);
+    }
+}
+
+/// Makes an SPI neither pending nor active: who was to handle it is no more.
+pub(crate) fn forget_spi(intid: u32) {
+    if !(32..1020).contains(&intid) {
+        return;
+    }
+    let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
+    let frame = FRAME.load(Ordering::Relaxed);
+    for register in [GICD_ICPENDR, GICD_ICACTIVER] {
+        // SAFETY: registers of the distributor, mapped as device memory for good, where a one
+        // clears the bit of one interrupt and a zero does nothing: no lock is needed.
+        unsafe { core::ptr::write_volatile((frame + register + word) as *mut u32, bit) };
     }
 }
 

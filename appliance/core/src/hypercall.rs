@@ -61,16 +61,14 @@ fn smccc(vcpu: &mut Vcpu, id: u32) {
 
 fn end(vcpu: &Vcpu, state: VmState) {
     let vm = vcpu.vm();
-    if !vm.is_root() {
-        schedule::stop(vm, state);
-        return;
-    }
-    // Root speaks for the appliance.
-    if state == VmState::Off {
+    if vm.is_root() && state == VmState::Off {
+        // Root speaks for the appliance.
         crate::console::println!("root switched the machine off");
         let _ = smccc::psci::system_off::<smccc::Smc>();
+        epitaph::stop()
     }
-    epitaph::stop()
+    // Of root's own end this is the start of another one. To reset the machine, it makes a call.
+    schedule::stop(vm, state);
 }
 
 /// The vCPUs of the caller's VM, as its calls see them.

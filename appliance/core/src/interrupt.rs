@@ -9,7 +9,7 @@ use vgic::Level;
 
 use crate::guest::{self, ROOT_SLOT, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{console, features, gic, grace, passthrough, schedule, timer, world};
+use crate::{console, features, gic, grace, passthrough, rebirth, schedule, timer, world};
 use ::vcpu::wakes::Flag as _;
 
 /// The SGIs and PPIs that core uses on every core.
@@ -47,7 +47,10 @@ pub(crate) fn take(cpu: &PerCpu) {
         let intid = gic::acknowledge();
         match intid {
             // Whoever kicked left word in `resched` or in `attention`.
-            gic::KICK => done(intid),
+            gic::KICK => {
+                rebirth::go_on(cpu);
+                done(intid);
+            }
             timer::INTID => {
                 timer::expired(cpu);
                 done(intid);

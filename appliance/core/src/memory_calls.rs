@@ -68,7 +68,13 @@ pub(crate) fn handle(vcpu: &mut Vcpu, call: CoreCall) {
         | CoreCall::DeviceReset
         | CoreCall::DeviceRevoke
         | CoreCall::DeviceRead
-        | CoreCall::DeviceWrite => Err(Status::NotSupported),
+        | CoreCall::DeviceWrite
+        | CoreCall::FramesList
+        | CoreCall::NoteWrite
+        | CoreCall::NoteRead
+        | CoreCall::VmList
+        | CoreCall::MachineReset
+        | CoreCall::RootRestart => Err(Status::NotSupported),
     };
     let (status, values) = match answer {
         Ok(answer) => answer,

@@ -189,6 +189,11 @@ fn store(vcpu: &mut Vcpu, device: Device, width: Width, value: u64) {
 
 static ROOT_CONSOLE: spin::Mutex<LinePrinter> = spin::Mutex::new(LinePrinter::new());
 
+/// Ends the line that root has begun, if it has.
+pub(crate) fn end_line() {
+    ROOT_CONSOLE.lock().end();
+}
+
 /// Passes on what an access to the UART changed outside it.
 #[inline(always)]
 fn uart_line(vcpu: &Vcpu, after: crate::serial::After) {

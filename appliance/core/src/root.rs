@@ -8,6 +8,7 @@
     reason = "builds the pages root reads, in frames core owns"
 )]
 
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::{Ipa, Pa};
@@ -22,11 +23,13 @@ use guest_abi::root_boot::{
 };
 use guest_abi::vm_shared::VM_SHARED_BYTES;
 use image_format::Bundle;
+use spin::{Mutex, Once};
+use vgic::Vgic;
 
 use crate::boot::Machine;
 use crate::console::println;
 use crate::guest::{self, ROOT_SLOT, Vm};
-use crate::{gic, hw, memory, per_cpu, schedule, world};
+use crate::{gic, hw, memory, per_cpu, physmap, rebirth, schedule, timer, world};
 
 /// Bytes of root's RAM. Populated by fault, like any guest's.
 const RAM_BYTES: u64 = 48 << 20;
@@ -36,6 +39,19 @@ const PART: &str = "root";
 static DOORBELL: AtomicU64 = AtomicU64::new(0);
 /// IPA of physical address 0 in root's stage 2.
 static WINDOW: AtomicU64 = AtomicU64::new(0);
+/// Where root's image comes from, each time that it is started.
+static IMAGE: Once<Image> = Once::new();
+/// The page that root is entered with. Zeroed as a whole, padding included: root reads all of
+/// it.
+static PAGE: Mutex<MaybeUninit<RootBoot>> = Mutex::new(MaybeUninit::zeroed());
+
+/// Root's image, in the bundle.
+#[derive(Debug)]
+struct Image {
+    data: &'static [u8],
+    load_address: u64,
+    entry: u64,
+}
 
 const READ_WRITE: Perm = Perm {
     read: true,
@@ -50,12 +66,12 @@ pub(crate) fn window(pa: Pa) -> Option<Ipa> {
 
 /// Tells root that something about the VM in `slot` changed.
 pub(crate) fn ring(slot: usize) {
-    let doorbell = DOORBELL.load(Ordering::Acquire);
-    if doorbell == 0 || slot >= ROOT_SLOT {
+    if slot >= ROOT_SLOT {
         return;
     }
-    // SAFETY: the page was allocated zeroed for this, for good, and holds one atomic.
-    let doorbell = unsafe { &*(doorbell as *const Doorbell) };
+    let Some(doorbell) = bell() else {
+        return;
+    };
     let bit = 1 << slot;
     if doorbell.vms.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
         return;
@@ -79,8 +95,8 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
         .bundle
         .ok_or("the image carries no bundle (cargo xtask build makes one)")?;
     // SAFETY: the bundle lies behind the image in RAM that is kept out of the frame pool,
-    // mapped, and written by nobody.
-    let bytes = unsafe {
+    // mapped, and written by nobody, ever.
+    let bytes: &'static [u8] = unsafe {
         core::slice::from_raw_parts((PHYSMAP + range.pa) as *const u8, range.bytes as usize)
     };
     let part = Bundle::parse(bytes)
@@ -102,12 +118,15 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
     show(root, doorbell, memory::FRAME, Attr::Normal)?;
     DOORBELL.store(memory::va(doorbell), Ordering::Release);
 
-    // Zeroed as a whole, padding included: root reads all of the page.
-    let mut page = core::mem::MaybeUninit::<RootBoot>::zeroed();
+    let image = IMAGE.call_once(|| Image {
+        data: part.data,
+        load_address: part.load_address,
+        entry: part.entry,
+    });
+    let mut page = PAGE.lock();
     // SAFETY: a RootBoot is integers, for which zero is a value.
     let boot = unsafe { page.assume_init_mut() };
     boot.magic = ROOT_BOOT_MAGIC;
-    boot.generation = 1;
     boot.ram_bytes = RAM_BYTES;
     boot.image_end_ipa = part.load_address + part.memory_bytes;
     boot.physmap_ipa = window;
@@ -127,17 +146,104 @@ fn try_boot(machine: &Machine, cores: usize, reset_ticks: u64) -> Result<(), &'s
     for (kind, device) in virtio.chain(rtc) {
         hand_over(root, boot, kind, device)?;
     }
+    drop(page);
 
-    let load = |ipa: u64, bytes: &[u8]| load(root, ipa, bytes);
-    load(part.load_address, part.data)?;
-    // SAFETY: every byte of the page was written, by zeroing it or since.
-    let page =
-        unsafe { core::slice::from_raw_parts(page.as_ptr().cast::<u8>(), size_of::<RootBoot>()) };
-    load(ROOT_RAM_IPA, page)?;
+    load(root, image.load_address, image.data)?;
+    load_page(root, 1, 0, 0)?;
     root.change_state(VmState::Built, VmState::Running);
-    let vcpu = root.vcpu(0).ok_or("root has no vCPU")?;
-    schedule::power_on(vcpu, part.entry, ROOT_RAM_IPA).map_err(|_| "root is on already")?;
+    enter(root)?;
+    let cpu = per_cpu::this();
+    rebirth::watch(cpu);
+    timer::arm(cpu);
     Ok(())
+}
+
+/// Copies the piece of root's image that begins at byte `done` to where it runs, `most` bytes at
+/// the most. Returns whether there is more.
+pub(crate) fn load_part(root: &Vm, done: usize, most: usize) -> Result<bool, &'static str> {
+    let image = IMAGE.get().ok_or("it never was")?;
+    let rest = image.data.get(done..).unwrap_or(&[]);
+    let piece = rest.get(..most).unwrap_or(rest);
+    load(root, image.load_address + done as u64, piece)?;
+    Ok(piece.len() < rest.len())
+}
+
+/// Writes the page that root is entered with.
+pub(crate) fn load_page(
+    root: &Vm,
+    generation: u64,
+    end: u32,
+    unready: u32,
+) -> Result<(), &'static str> {
+    let mut page = PAGE.lock();
+    // SAFETY: a RootBoot is integers, for which zero is a value.
+    let boot = unsafe { page.assume_init_mut() };
+    boot.generation = generation;
+    boot.end = end;
+    boot.unready = unready;
+    // SAFETY: every byte of the page was written, by zeroing it or since.
+    let bytes =
+        unsafe { core::slice::from_raw_parts(page.as_ptr().cast::<u8>(), size_of::<RootBoot>()) };
+    load(root, ROOT_RAM_IPA, bytes)
+}
+
+/// Returns the counter's value when core was entered after reset.
+pub(crate) fn reset_ticks() -> u64 {
+    let page = PAGE.lock();
+    // SAFETY: a RootBoot is integers, for which zero is a value.
+    unsafe { page.assume_init_ref() }.reset_ticks
+}
+
+/// Switches root on.
+pub(crate) fn enter(root: &Vm) -> Result<(), &'static str> {
+    let image = IMAGE.get().ok_or("it never was")?;
+    let vcpu = root.vcpu(0).ok_or("root has no vCPU")?;
+    schedule::power_on(vcpu, image.entry, ROOT_RAM_IPA).map_err(|_| "root is on already")
+}
+
+/// Shows `each` every device of root's.
+pub(crate) fn each_device(each: impl Fn(&RootDevice)) {
+    let page = PAGE.lock();
+    // SAFETY: a RootBoot is integers, for which zero is a value.
+    let boot = unsafe { page.assume_init_ref() };
+    boot.devices
+        .iter()
+        .take(boot.device_count as usize)
+        .for_each(each);
+}
+
+/// Gives root the interrupts that it starts with, none of them pending, and has core ring anew.
+#[inline(never)]
+pub(crate) fn reset_interrupts(root: &Vm) {
+    let mut vgic = root.vgic.lock();
+    *vgic = Vgic::new(1);
+    for timer in [map::VTIMER_INTID, map::PTIMER_INTID] {
+        // Nothing is active, so nobody needs to be told.
+        let _ = vgic.set_hardware(0, timer, Some(timer));
+    }
+    drop(vgic);
+    each_device(|device| {
+        if device.intid != 0 {
+            let mut vgic = root.vgic.lock();
+            let _ = vgic.set_hardware(0, device.intid, Some(device.intid));
+        }
+    });
+    if let Some(doorbell) = bell() {
+        doorbell.beat.store(0, Ordering::Relaxed);
+        // After the vGIC: whoever rings from now on is heard.
+        doorbell.vms.store(0, Ordering::Release);
+    }
+}
+
+fn bell() -> Option<&'static Doorbell> {
+    let doorbell = DOORBELL.load(Ordering::Acquire) as *const Doorbell;
+    // SAFETY: null, or a page that was allocated zeroed for this, for good, and holds atomics.
+    unsafe { doorbell.as_ref() }
+}
+
+/// Returns root's sign of life, 0 if it has not given one in this life.
+pub(crate) fn beat() -> u64 {
+    bell().map_or(0, |doorbell| doorbell.beat.load(Ordering::Relaxed))
 }
 
 fn copy_into(to: &mut [u8], from: &[u8]) {
@@ -205,6 +311,8 @@ fn hand_over(
     if !shown {
         show(root, pa, to - from, Attr::Device)?;
     }
+    // Core resets it when root has ended.
+    physmap::add_device(device.registers).map_err(|_| "no table for a device's registers")?;
     if let Some(interrupt) = device.interrupt {
         let mut vgic = root.vgic.lock();
         let _ = vgic.set_hardware(0, interrupt.intid, Some(interrupt.intid));

@@ -20,7 +20,7 @@ use crate::features::serror;
 use crate::guest::{self, Run, Vcpu, VcpuControl, Vm};
 use crate::per_cpu::{self, PerCpu};
 use crate::place::{self, Known};
-use crate::{gic, grace, hw, pins, root, scrub, timer, world};
+use crate::{gic, grace, hw, pins, rebirth, root, scrub, timer, world};
 
 /// Who runs and waits on a core.
 pub(crate) type Queue = RunQueue<{ guest::VCPU_IDS }>;
@@ -255,6 +255,9 @@ pub(crate) fn stop(vm: &'static Vm, to: VmState) {
     }
     if decides {
         root::ring(vm.slot);
+        if vm.is_root() {
+            rebirth::begin(to);
+        }
     }
 }
 
@@ -290,6 +293,7 @@ pub(crate) fn leave(vcpu: &mut Vcpu) -> *mut Vcpu {
 #[inline(never)]
 pub(crate) fn choose(cpu: &PerCpu) -> *mut Vcpu {
     loop {
+        rebirth::work(cpu);
         let current = cpu.current.load(Ordering::Relaxed);
         if let Some(vcpu) = world::as_mut(current)
             && vcpu.run() == Run::Running

@@ -165,6 +165,13 @@ impl LinePrinter {
         }
     }
 
+    /// Prints what there is of a line, as one.
+    pub(crate) fn end(&mut self) {
+        if self.len > 0 {
+            self.put(b'\n');
+        }
+    }
+
     /// Takes a byte, and prints the line if it ends here.
     pub(crate) fn put(&mut self, byte: u8) {
         if let Some(place) = self.line.get_mut(self.len) {

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::guest::{self, Vcpu};
 use crate::per_cpu::{self, PerCpu};
-use crate::{hw, passthrough, schedule};
+use crate::{hw, passthrough, rebirth, schedule};
 
 /// Its interrupt (PPI 10 by SBSA and QEMU).
 pub(crate) const INTID: u32 = 26;
@@ -97,6 +97,9 @@ pub(crate) fn expired(cpu: &PerCpu) {
     loop {
         let due = cpu.deadlines.lock().pop_due(now);
         let Some(id) = due else { break };
+        if id == rebirth::WATCH {
+            rebirth::watch(cpu);
+        }
         if let Some(vcpu) = guest::by_id(usize::from(id)) {
             schedule::wake(vcpu);
         }

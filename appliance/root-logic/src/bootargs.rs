@@ -26,6 +26,8 @@ pub struct BootArgs<'a> {
     pub port: u16,
     /// `token=`: the operator's token; without it one is made.
     pub token: Option<&'a str>,
+    /// `drills`: the control port may be told to make root fail.
+    pub drills: bool,
 }
 
 impl<'a> BootArgs<'a> {
@@ -36,6 +38,7 @@ impl<'a> BootArgs<'a> {
             address: None,
             port: DEFAULT_PORT,
             token: None,
+            drills: false,
         };
         for word in line.split_ascii_whitespace() {
             match word.split_once('=') {
@@ -50,6 +53,7 @@ impl<'a> BootArgs<'a> {
                 },
                 Some(("token", "")) => complain(word),
                 Some(("token", value)) => args.token = Some(value),
+                None if word == "drills" => args.drills = true,
                 _ => {}
             }
         }
@@ -91,6 +95,7 @@ mod tests {
             address: None,
             port: 8080,
             token: None,
+            drills: false,
         };
         assert_eq!((args, complaints), (expected, 0));
     }
@@ -98,7 +103,7 @@ mod tests {
     #[test]
     fn every_argument_is_understood_among_those_of_others() {
         let (args, complaints) =
-            parse(" console=ttyAMA0  ip=10.0.2.15/24,10.0.2.2 quiet token=a=b port=443\n");
+            parse(" console=ttyAMA0  ip=10.0.2.15/24,10.0.2.2 quiet token=a=b drills port=443\n");
         let address = Address {
             ip: Ipv4Addr::new(10, 0, 2, 15),
             prefix: 24,
@@ -108,6 +113,7 @@ mod tests {
             address: Some(address),
             port: 443,
             token: Some("a=b"),
+            drills: true,
         };
         assert_eq!((args, complaints), (expected, 0));
     }

@@ -1,5 +1,6 @@
 //! A ring of bytes between core and root (guest-abi, `vm_shared`).
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// One ring: indices run freely and wrap at 2^32; byte `i` lies at `i` modulo the length,
@@ -52,6 +53,24 @@ impl Ring<'_> {
         put
     }
 
+    /// Returns how many bytes were ever taken, modulo 2^32, and the last of them that are still
+    /// there, at most `most`. The putting side may go on meanwhile.
+    pub fn backlog(&self, most: usize) -> (u32, Vec<u8>) {
+        let tail = self.tail.load(Ordering::Relaxed);
+        let most = u32::try_from(most.min(self.bytes.len())).unwrap_or(u32::MAX);
+        let from = tail.wrapping_sub(most);
+        let mut last: Vec<u8> = (0..most)
+            .filter_map(|n| self.at(from.wrapping_add(n)))
+            .map(|byte| byte.load(Ordering::Relaxed))
+            .collect();
+        // What was put since lies where the oldest were.
+        let held = self.head.load(Ordering::Acquire).wrapping_sub(tail);
+        let held = usize::try_from(held).unwrap_or(usize::MAX);
+        let good = self.bytes.len().saturating_sub(held).min(last.len());
+        last.drain(..last.len().saturating_sub(good));
+        (tail, last)
+    }
+
     fn at(&self, index: u32) -> Option<&AtomicU8> {
         let mask = self.bytes.len().checked_sub(1)?;
         self.bytes.get(usize::try_from(index).ok()? & mask)
@@ -71,7 +90,6 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
     use std::vec;
-    use std::vec::Vec;
 
     struct Memory {
         bytes: Vec<AtomicU8>,
@@ -132,6 +150,32 @@ mod tests {
             let mut out = [0; 100];
             prop_assert!(memory.ring().take(&mut out) <= 16);
             prop_assert!(memory.ring().put(&[0; 100]) <= 16);
+        }
+    }
+
+    proptest! {
+        /// What was taken last is found again, as far as nothing was put over it.
+        #[test]
+        fn the_backlog_is_what_was_taken_last(
+            from in prop_oneof![Just(0), u32::MAX - 40..=u32::MAX],
+            taken in 0..40_u32,
+            held in 0..=16_u32,
+            most in 0..20_usize,
+        ) {
+            let memory = Memory::new(16, from);
+            let mut all = Vec::new();
+            for n in 0..taken {
+                memory.ring().put(&[n as u8]);
+                let mut out = [0];
+                memory.ring().take(&mut out);
+                all.push(out[0]);
+            }
+            memory.ring().put(&vec![200; held as usize]);
+            let most = most.min(all.len());
+            let there = most.min(16 - held as usize);
+            let (tail, last) = memory.ring().backlog(most);
+            prop_assert_eq!(tail, from.wrapping_add(taken));
+            prop_assert_eq!(&last, &all[all.len() - there..]);
         }
     }
 

@@ -110,7 +110,8 @@ const EMPTY_ROOT_BOOT: RootBoot = {
         bootargs: [0; BOOTARGS_MAX],
         rng_seed: [0; 64],
         rng_seed_len: 0,
-        reserved: 0,
+        end: 0,
+        unready: 0,
     }
 };
 

@@ -60,16 +60,20 @@ pub(crate) fn call_long(call: CoreCall, arguments: [u64; 7]) -> (Status, [u64; 3
     (status, [r1, r2, r3])
 }
 
-/// Switches the machine off, or restarts it, by PSCI. Returns only if core refuses.
+/// Switches the machine off, by PSCI, or resets it. Returns only if core refuses.
 pub(crate) fn system_power(off: bool) {
     const SYSTEM_OFF: u64 = 0x8400_0008;
-    const SYSTEM_RESET: u64 = 0x8400_0009;
-    let call = if off { SYSTEM_OFF } else { SYSTEM_RESET };
+    if !off {
+        // PSCI SYSTEM_RESET would end root alone.
+        let refused = call(CoreCall::MachineReset, [0; 4]);
+        debug_assert!(refused.is_err(), "the machine is reset");
+        return;
+    }
     // SAFETY: takes no memory; either nothing runs afterwards or nothing has changed.
     unsafe {
         asm!(
             "hvc #0",
-            inlateout("x0") call => _,
+            inlateout("x0") SYSTEM_OFF => _,
             clobber_abi("C"),
             options(nostack),
         )

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 use guest_abi::core_call::{CoreCall, Status};
-use root_logic::extent::{LARGE_ORDER, PAGE_BYTES, order_of, place};
+use root_logic::extent::{LARGE_BYTES, LARGE_ORDER, PAGE_BYTES, order_of, place};
 
 use crate::calls::{call, call_patiently};
 use crate::physmap;
@@ -29,6 +29,13 @@ impl Block {
         let [pa, _] = call_patiently(CoreCall::FramesGrant, [u64::from(order), 0, 0, 0])?;
         let memory = physmap::at(pa).ok_or(Status::NotGranted)?;
         Ok(Self { pa, memory, order })
+    }
+
+    /// Takes over a block that was granted to an earlier root and that nobody has: see
+    /// `backend::legacy`, which alone knows that.
+    pub(crate) fn adopt(pa: u64, order: u32) -> Option<Self> {
+        let memory = physmap::at(pa)?;
+        Some(Self { pa, memory, order })
     }
 
     /// Returns the physical address of the first byte.
@@ -62,7 +69,8 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let arguments = [self.pa, u64::from(self.order), 0, 0];
-        let released = call(CoreCall::FramesRelease, arguments);
+        // Again and again while core is still zeroing the one before.
+        let released = call_patiently(CoreCall::FramesRelease, arguments);
         debug_assert!(released.is_ok(), "core takes back what it granted");
     }
 }
@@ -81,6 +89,8 @@ pub(crate) unsafe trait Record: Copy {}
 unsafe impl Record for guest_abi::core_call::HostInfo {}
 // SAFETY: integers only.
 unsafe impl Record for guest_abi::core_call::VmInfo {}
+// SAFETY: integers only.
+unsafe impl Record for guest_abi::core_call::VmEntry {}
 // SAFETY: integers only.
 unsafe impl Record for guest_abi::core_call::VmConfig {}
 // SAFETY: integers only.
@@ -114,6 +124,11 @@ impl Scratch {
         call(what, arguments)?;
         // SAFETY: a page of our own, larger than any record, of which any bytes are valid.
         Ok(unsafe { self.0.memory.cast::<R>().read_volatile() })
+    }
+
+    /// Makes a call about a number that writes a record.
+    pub(crate) fn ask_about<R: Record>(&self, what: CoreCall, number: u64) -> Result<R, Status> {
+        self.ask(what, Some(number))
     }
 
     /// Makes a call whose first argument is the address of a record, and waits for memory.
@@ -201,6 +216,23 @@ impl Frames {
             frames.blocks.push(block);
         }
         Ok(frames)
+    }
+
+    /// Puts blocks together that hold `bytes` bytes, if they are as this would have them.
+    pub(crate) fn adopt(blocks: Vec<Block>, bytes: u64) -> Option<Self> {
+        let (last, large) = blocks.split_last()?;
+        let before = (large.len() as u64).checked_mul(LARGE_BYTES as u64)?;
+        let rest = bytes.checked_sub(before)?;
+        let good = large.iter().all(|block| block.order == LARGE_ORDER)
+            && rest > 0
+            && last.order == order_of(rest)
+            && rest <= last.bytes() as u64;
+        good.then_some(Self { blocks, bytes })
+    }
+
+    /// Returns every block: its address and its order.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.blocks.iter().map(|block| (block.pa, block.order))
     }
 
     /// Returns the number of bytes written.

@@ -39,6 +39,8 @@ extern "C" fn main(_argc: i32, _argv: *const *const u8, _env: *const *const u8) 
 /// Says what is missing. Guests run on without it.
 fn start() -> Result<core::convert::Infallible, &'static str> {
     clock::init();
+    // Before anything is granted to this root.
+    let left = backend::left();
     let args = BootArgs::parse(boot::bootargs(), |word| {
         hermit::println!("skete: boot argument `{word}` is not understood");
     });
@@ -54,7 +56,7 @@ fn start() -> Result<core::convert::Infallible, &'static str> {
     let card = net::Card::start(nic, args.port).map_err(|_| "the network card does not start")?;
     let doorbell = wait::attach_doorbell();
     wait::attach_nic(nic).ok_or("the network card has no interrupt")?;
-    let machine = backend::Machine::new(rng.clone()).map_err(|_| "core grants no memory")?;
+    let machine = backend::Machine::new(rng.clone(), left).map_err(|_| "core grants no memory")?;
     let port = server::Port::open(card, &args, machine, rng, doorbell);
     hermit::println!(
         "skete: control port answering at {} ns on port {}",

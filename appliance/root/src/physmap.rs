@@ -1,8 +1,17 @@
 //! Physical memory as root sees it: [`PHYSMAP`]` + PA`.
 
+#![expect(unsafe_code, reason = "a fault on purpose")]
+
 use core::ptr::NonNull;
 
 use guest_abi::root_boot::PHYSMAP;
+
+/// Reads where nothing is.
+pub(crate) fn touch_nothing() {
+    let at = core::ptr::with_exposed_provenance::<u8>(0x7000_0000_0000);
+    // SAFETY: it does not return: nothing is mapped there, which ends root by design.
+    let _ = unsafe { at.read_volatile() };
+}
 
 /// Returns where physical address `pa` is mapped, or `None` above the window.
 pub(crate) fn at(pa: u64) -> Option<NonNull<u8>> {

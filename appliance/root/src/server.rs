@@ -35,13 +35,20 @@ impl Port {
     pub(crate) fn open(
         card: Card,
         args: &BootArgs<'_>,
-        machine: Machine,
+        mut machine: Machine,
         mut rng: ChaCha20Rng,
         doorbell: Option<&'static Doorbell>,
     ) -> Self {
         let token_sha256 = match args.token {
             Some(token) => auth::token_digest(token),
-            None => auth::token_digest(&make_token(&mut rng)),
+            // The operator has been shown one already, if this is not the first root.
+            None => control::kept_token(&mut machine)
+                .unwrap_or_else(|| auth::token_digest(&make_token(&mut rng))),
+        };
+        let config = |seed| Config {
+            token_sha256,
+            seed,
+            drills: args.drills,
         };
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -52,7 +59,7 @@ impl Port {
         Self {
             net,
             listener,
-            server: Server::new(Config { token_sha256, seed }),
+            server: Server::revive(config(seed), &mut machine),
             machine,
             doorbell,
             poll_at_ns: 0,
@@ -62,6 +69,9 @@ impl Port {
     /// Serves for as long as the machine runs.
     pub(crate) fn serve(mut self) -> ! {
         loop {
+            if let Some(doorbell) = self.doorbell {
+                wait::beat(doorbell);
+            }
             let events = wait::take();
             let mut busy = self.net.poll();
             if events & wait::DOORBELL != 0

@@ -44,6 +44,11 @@ pub(crate) fn attach_nic(device: &RootDevice) -> Option<()> {
     Some(())
 }
 
+/// Tells core that root lives.
+pub(crate) fn beat(doorbell: &Doorbell) {
+    doorbell.beat.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Has core's doorbell handled, and returns it, if there is one.
 pub(crate) fn attach_doorbell() -> Option<&'static Doorbell> {
     let intid = u8::try_from(DOORBELL_INTID).expect("below 256");

@@ -15,6 +15,7 @@ pub mod features;
 pub mod grace;
 pub mod ids;
 pub mod inject;
+pub mod lives;
 pub mod paravirt;
 pub mod power;
 pub mod psci;

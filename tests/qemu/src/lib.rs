@@ -5,6 +5,7 @@
 //!   the process; a test that fails leaves its logs under `target/logs/<test>`.
 //! - [`Appliance`] is a machine that runs Skete, with its control port waited for.
 //! - [`Control`] speaks to that port, in plain HTTP that shares no code with the client.
+//! - [`rebirth`] ends root, over and over.
 //! - [`Shell`] runs commands in a Linux guest, through its console.
 //! - [`paths`] says where the build puts what these need.
 #![expect(
@@ -19,6 +20,7 @@ pub mod http;
 mod machine;
 pub mod paths;
 mod qmp;
+pub mod rebirth;
 mod serial;
 mod shell;
 pub mod stress;

@@ -6,6 +6,7 @@
 
 mod device;
 mod mutex;
+mod rebirth;
 
 use std::fs;
 use std::time::Duration;
@@ -28,6 +29,10 @@ const KEYS: &[(&str, &str, Option<u64>)] = &[
     ("lpi_self", "insns", Some(2000)),
     ("timer_latency", "insns", Some(1000)),
     ("ready_insns", "insns", Some(40_000_000)),
+    ("rebirth_insns", "insns", Some(60_000_000)),
+    ("rebirth_core_insns", "insns", None),
+    ("rebirth_slice", "insns", Some(250_000)),
+    ("rebirth_late", "us", None),
     ("guest_boot_insns", "insns", None),
     ("guest_boot_untold_insns", "insns", None),
     ("guest_boot_ratio", "per mille", Some(1_005)),
@@ -120,16 +125,19 @@ pub(crate) enum Part {
     Devices,
     /// Contended locks, and the switch from one VM to another
     Locks,
+    /// Root's end and the next one's begin
+    Rebirth,
     /// A contended mutex of a stock Linux
     Mutex,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Appliance,
         Self::Memory,
         Self::Devices,
         Self::Locks,
+        Self::Rebirth,
         Self::Mutex,
     ];
 }
@@ -169,6 +177,7 @@ fn measure(cpu: Cpu, part: Part) -> Result<Results> {
         Part::Appliance => return appliance(cpu),
         Part::Memory => memory(cpu)?,
         Part::Devices => device::measure(cpu)?,
+        Part::Rebirth => rebirth::measure(cpu)?,
         Part::Mutex => mutex::measure(cpu)?,
         Part::Locks => {
             let mut lines = vec![("world_switch".to_owned(), world_switch(cpu)?)];

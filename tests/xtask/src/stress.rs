@@ -58,6 +58,19 @@ pub(crate) enum Stress {
         #[arg(long, default_value_t = 5_000)]
         lives: u32,
     },
+    /// Kills root at random instants while it is kept busy: a guest computes on, its VM is found
+    /// again, nothing leaks (R3)
+    Rebirth {
+        /// CPU model
+        #[arg(long, default_value = "max")]
+        cpu: Cpu,
+        /// How often
+        #[arg(long, default_value_t = 1_000)]
+        rounds: u32,
+        /// Where the random instants begin
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Timer interrupts at odd times on four vCPUs on two cores: none early, none lost
     Timers {
         /// CPU model
@@ -93,6 +106,7 @@ pub(crate) fn stress(what: Stress) -> Result<ExitCode> {
             switches,
         } => stress::registers(cpu, rounds, switches, &logs, patience)?,
         Stress::Power { cpu, rounds, lives } => stress::power(cpu, rounds, lives, &logs, patience)?,
+        Stress::Rebirth { cpu, rounds, seed } => qemu::rebirth::kills(cpu, rounds, seed, &logs)?,
         Stress::Timers { cpu, runs, seed } => stress::timers(cpu, runs, seed, &logs, patience)?,
     };
     Ok(match outcome {

@@ -91,6 +91,12 @@ pub(crate) enum Command {
         #[arg(long)]
         reset: bool,
     },
+    /// Start the appliance's control plane anew, while VMs run on.
+    RestartControl {
+        /// Return at once instead of when it answers again.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

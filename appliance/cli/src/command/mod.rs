@@ -7,6 +7,8 @@ pub(crate) mod image;
 pub(crate) mod memory;
 pub(crate) mod vm;
 
+use std::time::{Duration, Instant};
+
 use skete_client::api::PowerAction;
 use skete_client::{Client, Error, size};
 
@@ -90,4 +92,30 @@ pub(crate) fn shutdown(client: &Client, output: &Output, reset: bool) -> Result<
     };
     client.power(action)?;
     output.done(if reset { "restarting" } else { "shutting down" })
+}
+
+/// `skete restart-control`.
+pub(crate) fn restart_control(client: &Client, output: &Output, wait: bool) -> Result<(), Error> {
+    /// How long the next control plane may take, and how often it is looked for.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const PAUSE: Duration = Duration::from_millis(100);
+    let before = client.host()?.boot_id;
+    client.power(PowerAction::RestartControl)?;
+    if !wait {
+        return output.done("restarting the control plane");
+    }
+    let begun = Instant::now();
+    loop {
+        match client.host() {
+            Ok(info) if info.boot_id != before => return output.done("restarted"),
+            // Nobody answers while there is none.
+            Ok(_) | Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            Ok(_) => {
+                return Err(Error::Usage(
+                    "the control plane that there was answers still; see its events".into(),
+                ));
+            }
+            Err(why) => return Err(why),
+        }
+    }
 }

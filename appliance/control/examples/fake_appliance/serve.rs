@@ -24,10 +24,15 @@ struct Client {
 pub(crate) fn serve(listener: &TcpListener, token: &str) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let start = Instant::now();
-    let mut server = Server::new(Config {
+    let config = |life: u64| Config {
         token_sha256: auth::token_digest(token),
-        seed: [1; 32],
-    });
+        seed: [life.to_le_bytes(), [0; 8], [0; 8], [0; 8]]
+            .as_flattened()
+            .try_into()
+            .unwrap_or([0; 32]),
+        drills: true,
+    };
+    let mut server = Server::new(config(1));
     let mut backend = FakeBackend {
         loading_polls: 20,
         devices: vec![
@@ -61,6 +66,11 @@ pub(crate) fn serve(listener: &TcpListener, token: &str) -> io::Result<()> {
         }
         guests(&mut backend);
         server.poll(&mut backend);
+        if backend.restarted.take().is_some() {
+            backend.end_of_server();
+            server = Server::revive(config(backend.generation), &mut backend);
+            clients.clear();
+        }
         clients.retain_mut(|client| match client.turn(&mut server, &mut backend) {
             Ok(moved) => {
                 busy |= moved;

@@ -18,7 +18,7 @@ use super::vcpus::{check_plain, refused};
 use super::vms::shown;
 use super::{PendingPower, Server};
 use crate::auth;
-use crate::backend::Backend;
+use crate::backend::{Backend, Restart};
 use crate::body;
 use crate::clock::SECOND_NS;
 use crate::cpu;
@@ -33,6 +33,8 @@ const WAIT_DEFAULT_NS: u64 = SECOND_NS;
 const WAIT_MAX_S: u64 = 60;
 /// How long the answer to a shutdown has to get out.
 const POWER_DELAY_NS: u64 = SECOND_NS / 5;
+/// How long the control plane may be told to live on, in milliseconds.
+const AFTER_MAX_MS: u32 = 60_000;
 /// How long virtual machines have to stop when the machine shuts down.
 const POWER_LIMIT_NS: u64 = 10 * SECOND_NS;
 
@@ -188,6 +190,7 @@ impl Server {
         let mut answer = self
             .route(backend, head, body)
             .unwrap_or_else(|problem| Answer::Reply(Reply::problem(&problem)));
+        self.save(backend);
         if let Some(claim) = claim {
             match &mut answer {
                 Answer::Reply(reply) => self.idempotency.settle(&claim, reply),
@@ -297,8 +300,8 @@ impl Server {
             }
             Route::Operation(id) => return self.operation(id, head),
             Route::SystemActions => {
-                let PowerRequest { action } = body::parse(&body)?;
-                self.power(action)
+                let request = body::parse(&body)?;
+                self.power(backend, request)?
             }
         };
         Ok(Answer::Reply(reply))
@@ -442,11 +445,34 @@ impl Server {
         }))
     }
 
-    fn power(&mut self, action: PowerAction) -> Reply {
+    fn power(
+        &mut self,
+        backend: &mut dyn Backend,
+        request: PowerRequest,
+    ) -> Result<Reply, Problem> {
+        let PowerRequest {
+            action,
+            after_ms,
+            drill,
+        } = request;
         let asked = match action {
             PowerAction::Shutdown => "system.shutdown",
             PowerAction::Reset => "system.reset",
+            PowerAction::RestartControl => "system.restart_control",
         };
+        if action == PowerAction::RestartControl {
+            return self.restart(backend, request);
+        }
+        let mut problem = Problem::new(Code::Invalid, "the request says too much");
+        for (pointer, there) in [
+            ("/after_ms", after_ms.is_some()),
+            ("/drill", drill.is_some()),
+        ] {
+            if there {
+                problem = problem.field(pointer, "it goes only with restart_control");
+            }
+        }
+        refused(problem)?;
         if self.power.is_none() {
             self.event(EventType::System, asked, "/v1/system".into(), &[]);
         }
@@ -455,7 +481,48 @@ impl Server {
             earliest_ns: self.now_ns.saturating_add(POWER_DELAY_NS),
             latest_ns: self.now_ns.saturating_add(POWER_LIMIT_NS),
         });
-        Reply::json(202, &PowerRequest { action })
+        Ok(Reply::json(202, &request))
+    }
+
+    /// Begins the control plane anew: once the answer is out, or with `after_ms` wherever it is
+    /// then.
+    fn restart(
+        &mut self,
+        backend: &mut dyn Backend,
+        request: PowerRequest,
+    ) -> Result<Reply, Problem> {
+        if self.power.is_some() {
+            return Err(Problem::new(
+                Code::ShuttingDown,
+                "the control plane does not restart while the appliance shuts down",
+            ));
+        }
+        let mut problem = Problem::new(Code::Invalid, "the control plane cannot restart so");
+        if request.drill.is_some() && !self.config.drills {
+            problem = problem
+                .field(
+                    "/drill",
+                    "the appliance was not started with the boot argument 'drills'",
+                )
+                .hint("leave it out");
+        }
+        if request.after_ms.is_some_and(|ms| ms > AFTER_MAX_MS) {
+            problem = problem.field("/after_ms", format!("more than {AFTER_MAX_MS}"));
+        }
+        if request.after_ms.is_some() && request.drill.is_some() {
+            problem = problem.field("/after_ms", "it does not go with a drill");
+        }
+        refused(problem)?;
+        let about = "/v1/system".into();
+        self.event(EventType::System, "system.restart_control", about, &[]);
+        match request.after_ms {
+            Some(ms) => backend.restart(Restart::After(u64::from(ms).saturating_mul(1_000_000))),
+            None => {
+                let how = request.drill.map_or(Restart::After(0), Restart::Drill);
+                self.restart = Some((self.now_ns.saturating_add(POWER_DELAY_NS), how));
+            }
+        }
+        Ok(Reply::json(202, &request))
     }
 }
 

@@ -20,7 +20,9 @@ pub(super) struct ImageRecord {
     pub(super) uuid: String,
     pub(super) spec: ImageSpec,
     pub(super) content: Content,
-    created_at: Option<String>,
+    pub(super) created_at: Option<String>,
+    /// The next server will find it.
+    pub(super) noted: bool,
 }
 
 /// What there is of an image.
@@ -171,6 +173,7 @@ impl Server {
             spec,
             content: Content::Empty,
             created_at: self.now(),
+            noted: false,
         };
         let reply = Reply::json(201, &self.image_view(name, &record))
             .header("Location", path(name))
@@ -196,6 +199,7 @@ impl Server {
         }
         backend.image_delete(id);
         self.images.remove(name);
+        self.forget(backend, id.0);
         self.event(EventType::Lifecycle, "image.deleted", path(name), &[]);
         Ok(Reply::empty(204))
     }

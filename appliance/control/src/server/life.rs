@@ -284,8 +284,9 @@ impl Server {
                 self.end_operation(operation, Ok(()));
             }
             Then::Delete => {
-                let operation = vm.operation.take();
+                let (operation, key) = (vm.operation.take(), vm.key);
                 self.vms.remove(name);
+                self.forget(backend, key);
                 self.event(EventType::Lifecycle, "vm.deleted", path(name), &[]);
                 self.end_operation(operation, Ok(()));
             }

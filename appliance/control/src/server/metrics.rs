@@ -77,6 +77,15 @@ impl Server {
             "skete_uptime_seconds {}",
             seconds(self.now_ns)
         ));
+        text.family(
+            "skete_control_starts_total",
+            "counter",
+            "How often the control plane was started since the hypervisor was.",
+        );
+        text.line(format_args!(
+            "skete_control_starts_total {}",
+            backend.generation()
+        ));
         text.family("skete_host_cores", "gauge", "Cores in use.");
         text.line(format_args!("skete_host_cores {}", host.cores));
         text.family(

@@ -12,6 +12,7 @@ mod images;
 mod life;
 mod memory;
 mod metrics;
+mod rebirth;
 mod upload;
 mod vcpus;
 mod vms;
@@ -19,16 +20,21 @@ mod vms;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use api::limits::{CONNECTIONS_MAX, JSON_MAX, STREAMS_MAX};
 use api::{EventType, PowerAction, Problem};
 use sha2::{Digest, Sha256};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Restart};
 use crate::clock;
 use crate::events::Events;
 use crate::lease::Pool;
+use crate::notes::NOTES;
 use crate::operations::{OperationId, Operations};
+
+pub use rebirth::kept_token;
 
 pub(crate) use console::End;
 pub(crate) use dispatch::{Answer, Body, Plan, StreamKind, Wait};
@@ -44,6 +50,8 @@ pub struct Config {
     pub token_sha256: [u8; 32],
     /// Bytes that differ at every start, for identifiers. They need not be secret.
     pub seed: [u8; 32],
+    /// Whether the control plane may be asked to fail, to see what becomes of it.
+    pub drills: bool,
 }
 
 /// Everything the control port knows.
@@ -63,6 +71,10 @@ pub struct Server {
     /// Bytes of JSON bodies that have arrived and are not yet answered.
     pub(crate) bodies: Pool,
     power: Option<PendingPower>,
+    /// When the control plane is to begin anew, and how.
+    restart: Option<(u64, Restart)>,
+    /// For each note that the backend keeps: the key of what it is about.
+    notes: Vec<Option<u64>>,
     /// How often each device had not been ready in time, and how much DMA of it was blocked,
     /// when that was last looked at.
     device_troubles: BTreeMap<String, (u64, u64)>,
@@ -87,6 +99,11 @@ const BODIES_BYTES: usize = 2 * JSON_MAX;
 impl Server {
     /// Creates a server that knows no image and no VM.
     pub fn new(config: Config) -> Self {
+        let mut notes = vec![None; NOTES];
+        // The first is about the server itself, and is no key's: those begin at 1.
+        if let Some(own) = notes.first_mut() {
+            *own = Some(0);
+        }
         Self {
             config,
             images: BTreeMap::new(),
@@ -100,6 +117,8 @@ impl Server {
             streams: Pool::new(STREAMS_MAX),
             bodies: Pool::new(BODIES_BYTES),
             power: None,
+            restart: None,
+            notes,
             device_troubles: BTreeMap::new(),
             unix_ns: None,
             now_ns: 0,
@@ -114,11 +133,15 @@ impl Server {
         self.poll_vms(backend);
         self.poll_devices(backend);
         self.poll_power(backend);
+        self.save(backend);
     }
 
     /// Returns how long [`Self::poll`] may wait if the backend has no news, in nanoseconds.
     pub fn poll_after_ns(&self) -> u64 {
-        if self.power.is_some() || self.vms.values().any(VmRecord::wants_polling) {
+        if self.power.is_some()
+            || self.restart.is_some()
+            || self.vms.values().any(VmRecord::wants_polling)
+        {
             1_000_000
         } else {
             clock::SECOND_NS
@@ -190,6 +213,17 @@ impl Server {
     }
 
     fn poll_power(&mut self, backend: &mut dyn Backend) {
+        if self.power.is_some() {
+            // All of it ends anyway.
+            self.restart = None;
+        }
+        if let Some((at_ns, how)) = self.restart
+            && self.now_ns >= at_ns
+        {
+            self.restart = None;
+            self.save(backend);
+            backend.restart(how);
+        }
         let Some(power) = self.power else {
             return;
         };

@@ -14,6 +14,7 @@ use api::{
 use super::Server;
 use super::devices::check_devices;
 use super::images::{Content, check_name};
+use super::rebirth::Mark;
 use super::vcpus::{self, check_cpu, refused};
 use crate::backend::{Backend, BackendError, RunCounters, RunId, RunPlan};
 use crate::http::head::Head;
@@ -44,6 +45,10 @@ pub(super) struct VmRecord {
     pub(super) stopped_at: Option<String>,
     pub(super) counters: RunCounters,
     pub(super) scrollback: Scrollback,
+    /// Where its console was when the run began that the last server left.
+    pub(super) console_base: u64,
+    /// What of it the next server will find.
+    pub(super) noted: Option<Mark>,
 }
 
 /// What a VM is doing.
@@ -86,6 +91,30 @@ pub(super) enum Then {
 }
 
 impl VmRecord {
+    /// One that has just been defined, and has no UUID yet.
+    pub(super) fn new(key: u64, spec: VmSpec, created_at: Option<String>) -> Self {
+        Self {
+            key,
+            uuid: String::new(),
+            spec,
+            generation: 1,
+            created_at,
+            phase: Phase::Idle(Idle::Stopped),
+            then: Then::Rest(Idle::Stopped),
+            operation: None,
+            reason: "created",
+            last_error: None,
+            starts: 0,
+            started_at: None,
+            started_ns: 0,
+            stopped_at: None,
+            counters: RunCounters::default(),
+            scrollback: Scrollback::default(),
+            console_base: 0,
+            noted: None,
+        }
+    }
+
     pub(super) const fn state(&self) -> VmState {
         match self.phase {
             Phase::Idle(Idle::Stopped) => VmState::Stopped,
@@ -277,22 +306,8 @@ impl Server {
     fn vm_insert(&mut self, name: &str, spec: VmSpec) {
         let key = self.new_key();
         let vm = VmRecord {
-            key,
             uuid: self.uuid(key),
-            spec,
-            generation: 1,
-            created_at: self.now(),
-            phase: Phase::Idle(Idle::Stopped),
-            then: Then::Rest(Idle::Stopped),
-            operation: None,
-            reason: "created",
-            last_error: None,
-            starts: 0,
-            started_at: None,
-            started_ns: 0,
-            stopped_at: None,
-            counters: RunCounters::default(),
-            scrollback: Scrollback::default(),
+            ..VmRecord::new(key, spec, self.now())
         };
         self.vms.insert(name.into(), vm);
         self.event(EventType::Lifecycle, "vm.created", path(name), &[]);
@@ -416,7 +431,9 @@ impl Server {
             check_match(Some(vm), name, head)?;
         }
         if !vm.state().is_active() {
+            let key = vm.key;
             self.vms.remove(name);
+            self.forget(backend, key);
             self.event(EventType::Lifecycle, "vm.deleted", path(name), &[]);
             return Ok(None);
         }

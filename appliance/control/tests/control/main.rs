@@ -11,6 +11,7 @@ mod devices;
 mod framing;
 mod life;
 mod memory;
+mod rebirth;
 mod requests;
 mod streams;
 mod support;

@@ -47,6 +47,7 @@ impl World {
         let config = Config {
             token_sha256: auth::token_digest(TOKEN),
             seed: [7; 32],
+            drills: true,
         };
         Self {
             server: Server::new(config),

@@ -83,6 +83,8 @@ pub(crate) struct Plan {
     pub(crate) vcpus: usize,
     pub(crate) ipa_bits: u8,
     pub(crate) flags: u32,
+    /// What it was made from, for root.
+    pub(crate) config: VmConfig,
 }
 
 /// Builds a guest. Maps nothing of its RAM.
@@ -109,6 +111,7 @@ pub(crate) fn create_guest(config: &VmConfig) -> Result<&'static Vm, Status> {
         vcpus,
         ipa_bits: GUEST_IPA_BITS,
         flags: config.flags,
+        config: *config,
     };
     create(&plan, &mut lifecycle.generation)
 }
@@ -121,6 +124,12 @@ pub(crate) fn create_root(ram_bytes: u64, ipa_bits: u8) -> Result<&'static Vm, S
         vcpus: 1,
         ipa_bits,
         flags: VM_NO_PV_TIME | VM_CPU_FLAGS,
+        config: VmConfig {
+            ram_bytes,
+            vcpus: 1,
+            flags: VM_NO_PV_TIME | VM_CPU_FLAGS,
+            name: [0; 64],
+        },
     };
     create(&plan, &mut LIFECYCLE.lock().generation)
 }
@@ -218,6 +227,7 @@ fn create(plan: &Plan, generation: &mut u32) -> Result<&'static Vm, Status> {
         },
         vcpus: plan.vcpus,
         state: AtomicU32::new(VmState::Built as u32),
+        config: plan.config,
         stopping: AtomicBool::new(false),
         reason: AtomicU32::new(0),
         reason_pc: AtomicU64::new(0),
@@ -353,6 +363,12 @@ pub(crate) fn bury(handle: u64) -> Result<(), Status> {
         Some(grave) if grave.handle == handle => lifecycle.bury(),
         _ => Err(Status::NoVm),
     }
+}
+
+/// Frees what of VMs that are gone no core uses any more.
+pub(crate) fn bury_all() {
+    // If it is too early, whoever makes or ends a VM next does it.
+    let _ = LIFECYCLE.lock().bury();
 }
 
 impl Lifecycle {

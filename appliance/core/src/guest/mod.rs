@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use ::vcpu::features::Set;
 use ::vcpu::ids::GuestIds;
 use arch::Pa;
-use guest_abi::core_call::VmState;
+use guest_abi::core_call::{VmConfig, VmState};
 use guest_abi::map;
 use guest_abi::root_boot::VMS_MAX;
 use guest_abi::vm_shared::{VM_SHARED_BYTES, VmShared};
@@ -26,7 +26,7 @@ use uart::Pl031;
 use vgic::Vgic;
 use vgic::its::Its;
 
-pub(crate) use self::life::{GUEST_IPA_BITS, bury, create_guest, create_root, destroy};
+pub(crate) use self::life::{GUEST_IPA_BITS, bury, bury_all, create_guest, create_root, destroy};
 pub(crate) use self::vcpu::{NOWHERE, Run, Vcpu, VcpuControl};
 use crate::pressure::Asking;
 use crate::serial::Serial;
@@ -68,6 +68,8 @@ pub(crate) struct Vm {
     pub(crate) vcpus: usize,
     /// A [`VmState`].
     state: AtomicU32,
+    /// What it was made from, for root.
+    pub(crate) config: VmConfig,
     /// Set when every vCPU has to leave for good.
     pub(crate) stopping: AtomicBool,
     /// Why it crashed: ESR_EL2 and PC.
@@ -122,6 +124,12 @@ impl Vm {
             self.shared().state.store(to as u32, Ordering::Release);
         }
         changed
+    }
+
+    /// Lets it run again, whatever it ended in. No vCPU of it is on.
+    pub(crate) fn revive(&self) {
+        self.stopping.store(false, Ordering::Release);
+        self.state.store(VmState::Running as u32, Ordering::Release);
     }
 
     /// Returns whether this is root.

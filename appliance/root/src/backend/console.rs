@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "a page shared with core")]
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use guest_abi::core_call::{Status, VmState};
@@ -42,6 +43,24 @@ impl Shared {
             tail: &self.0.out_tail,
         };
         ring.take(out)
+    }
+
+    /// Returns how many bytes were ever taken, modulo 2^32.
+    pub(super) fn taken(&self) -> u32 {
+        self.0.out_tail.load(Ordering::Relaxed)
+    }
+
+    /// Returns the same, and the last of those bytes, as far as they are still there.
+    pub(super) fn backlog(&self) -> (u32, Vec<u8>) {
+        let ring = Ring {
+            bytes: &self.0.out_ring,
+            head: &self.0.out_head,
+            tail: &self.0.out_tail,
+        };
+        // Before that many bytes the ring was empty: a guest that has printed 2^32 bytes and
+        // some is shown less than there is.
+        let most = usize::try_from(self.taken()).unwrap_or(usize::MAX);
+        ring.backlog(most)
     }
 
     /// Gives the guest what was typed; returns how many bytes fitted.

@@ -148,6 +148,23 @@ impl Run {
         Ok(run)
     }
 
+    /// Takes over a VM that an earlier root began.
+    pub(super) fn adopt(vm: u64, shared_pa: u64, plan: &RunPlan) -> Result<Self, Status> {
+        Ok(Self {
+            plan: plan.clone(),
+            phase: Phase::Started,
+            vm: Some(vm),
+            shared: Some(Shared::at(shared_pa)?),
+            tree: None,
+            seed: [0; 40],
+        })
+    }
+
+    /// Returns its console, as long as it has one.
+    pub(super) fn shared(&self) -> Option<&Shared> {
+        self.shared.as_ref()
+    }
+
     /// Returns its handle in core, if it has one.
     pub(super) fn vm(&self) -> Option<u64> {
         self.vm

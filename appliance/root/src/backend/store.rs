@@ -1,8 +1,9 @@
 //! Images, in frames that core granted: a guest's kernel is larger than root.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
-use control::backend::ImageId;
+use control::backend::{Extent, ImageId};
 use guest_abi::core_call::Status;
 
 use crate::frames::Frames;
@@ -47,6 +48,37 @@ impl Store {
     pub(super) fn commit(&mut self, id: ImageId) -> Option<()> {
         self.0.get_mut(&id)?.whole = true;
         Some(())
+    }
+
+    /// Takes over an image that an earlier root stored in `frames`.
+    pub(super) fn adopt(&mut self, id: ImageId, frames: Frames) {
+        let image = Image {
+            announced: frames.len(),
+            frames,
+            whole: true,
+        };
+        self.0.insert(id, image);
+    }
+
+    /// Returns where a whole image lies.
+    pub(super) fn extents(&self, id: ImageId) -> Vec<Extent> {
+        let blocks = self.get(id).map(Frames::blocks).into_iter().flatten();
+        let mut extents: Vec<Extent> = Vec::new();
+        for (pa, order) in blocks {
+            let follows = |last: &&mut Extent| {
+                let bytes = last.count.saturating_mul(4096 << order);
+                last.order == order && last.pa.saturating_add(bytes) == pa
+            };
+            match extents.last_mut().filter(follows) {
+                Some(last) => last.count = last.count.saturating_add(1),
+                None => extents.push(Extent {
+                    pa,
+                    order,
+                    count: 1,
+                }),
+            }
+        }
+        extents
     }
 
     /// Drops an image.

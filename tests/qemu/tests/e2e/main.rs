@@ -35,6 +35,7 @@ mod linux;
 mod memory;
 mod memory_api;
 mod plain;
+mod rebirth;
 mod refusals;
 mod resets;
 mod storms;
