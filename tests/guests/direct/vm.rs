@@ -101,8 +101,12 @@ impl Vm {
             while done < chunk.len() as u64 {
                 let left = chunk.len() as u64 - done;
                 let args = [self.handle, at + done, frame.pa + done, left];
-                let [copied, _] =
-                    calls::call(CoreCall::VmCopyIn, args).map_err(|status| ("VmCopyIn", status))?;
+                let copied = match calls::call(CoreCall::VmCopyIn, args) {
+                    Ok([copied, _]) => copied,
+                    // A frame for it is being zeroed.
+                    Err(Status::Again) => continue,
+                    Err(status) => return Err(("VmCopyIn", status)),
+                };
                 assert!(copied > 0 && copied <= left, "VmCopyIn copied {copied}");
                 done += copied;
             }
