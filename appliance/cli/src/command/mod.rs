@@ -98,7 +98,7 @@ pub(crate) fn shutdown(client: &Client, output: &Output, reset: bool) -> Result<
 pub(crate) fn restart_control(client: &Client, output: &Output, wait: bool) -> Result<(), Error> {
     /// How long the next control plane may take, and how often it is looked for.
     const PATIENCE: Duration = Duration::from_secs(60);
-    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSE: Duration = Duration::from_secs(1);
     let before = client.host()?.boot_id;
     client.power(PowerAction::RestartControl)?;
     if !wait {
@@ -106,10 +106,13 @@ pub(crate) fn restart_control(client: &Client, output: &Output, wait: bool) -> R
     }
     let begun = Instant::now();
     loop {
+        // First of all: what is sent before the next one has its address is sent again only
+        // seconds later.
+        std::thread::sleep(PAUSE);
         match client.host() {
             Ok(info) if info.boot_id != before => return output.done("restarted"),
             // Nobody answers while there is none.
-            Ok(_) | Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            Ok(_) | Err(_) if begun.elapsed() < PATIENCE => {}
             Ok(_) => {
                 return Err(Error::Usage(
                     "the control plane that there was answers still; see its events".into(),
