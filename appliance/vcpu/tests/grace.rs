@@ -29,6 +29,17 @@ struct Machine {
     record: AtomicU64,
 }
 
+impl Machine {
+    fn new() -> Self {
+        Self {
+            taken: Count(AtomicU64::new(0)),
+            noted: [(); 2].map(|()| Arc::new(Count(AtomicU64::new(0)))),
+            there: AtomicBool::new(true),
+            record: AtomicU64::new(1),
+        }
+    }
+}
+
 fn core(machine: &Machine, noted: &Count) {
     for _ in 0..2 {
         // It comes from a guest.
@@ -46,12 +57,7 @@ fn what_is_freed_is_used_by_nobody() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
-        let machine = Arc::new(Machine {
-            taken: Count(AtomicU64::new(0)),
-            noted: [(); 2].map(|()| Arc::new(Count(AtomicU64::new(0)))),
-            there: AtomicBool::new(true),
-            record: AtomicU64::new(1),
-        });
+        let machine = Arc::new(Machine::new());
         let cores: Vec<_> = (machine.noted.iter().cloned())
             .map(|noted| {
                 let machine = Arc::clone(&machine);
@@ -94,12 +100,7 @@ fn a_core_that_is_kicked_lets_go_whatever_else_woke_it() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
-        let machine = Arc::new(Machine {
-            taken: Count(AtomicU64::new(0)),
-            noted: [(); 2].map(|()| Arc::new(Count(AtomicU64::new(0)))),
-            there: AtomicBool::new(true),
-            record: AtomicU64::new(1),
-        });
+        let machine = Arc::new(Machine::new());
         let kick = Arc::new(AtomicBool::new(false));
         let core = {
             let (machine, kick) = (Arc::clone(&machine), Arc::clone(&kick));
