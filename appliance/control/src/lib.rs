@@ -37,6 +37,7 @@ mod cpu;
 mod digest;
 mod events;
 pub mod fake;
+pub mod heritage;
 mod http;
 mod lease;
 pub mod notes;

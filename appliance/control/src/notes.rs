@@ -13,7 +13,7 @@ use api::limits::{CPUS_MAX, CPUS_MIN, IMAGES_MAX, VMS_MAX};
 use api::{ImageSpec, LastError, VmSpec, names};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Extent;
+use crate::heritage::Extent;
 
 /// Notes that the server can have.
 pub const NOTES: usize = 1 + VMS_MAX + IMAGES_MAX;

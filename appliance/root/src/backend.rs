@@ -13,9 +13,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::backend::{
-    Backend, BackendError, CpuFeatures, CpuPlan, Device, DeviceError, DeviceRequest, Extent,
-    FoundVm, HostFacts, ImageId, Memory, MemoryError, MemoryJob, MemoryPolicy, MemoryResult,
-    PowerAction, Restart, RunCounters, RunId, RunPlan, RunState, VcpuCounters,
+    Backend, BackendError, CpuFeatures, CpuPlan, Device, DeviceError, DeviceRequest, HostFacts,
+    ImageId, Memory, MemoryError, MemoryJob, MemoryPolicy, MemoryResult, PowerAction, RunCounters,
+    RunId, RunPlan, RunState, VcpuCounters,
 };
 use guest_abi::core_call::{
     CoreCall, HostInfo, Status, VM_NO_PAUTH, VM_NO_PMU, VM_NO_SVE, VmEntry,
@@ -258,60 +258,6 @@ impl Backend for Machine {
 
     fn power(&mut self, action: PowerAction) {
         calls::system_power(matches!(action, PowerAction::Shutdown));
-    }
-
-    fn restart(&mut self, how: Restart) {
-        legacy::restart(how);
-    }
-
-    fn generation(&self) -> u64 {
-        boot::root_boot().generation
-    }
-
-    fn end_of_last(&self) -> &'static str {
-        legacy::end_of_last()
-    }
-
-    fn note_write(&mut self, number: usize, bytes: &[u8]) -> bool {
-        self.keep(number, bytes)
-    }
-
-    fn note_read(&mut self, number: usize) -> Option<Vec<u8>> {
-        self.kept(number)
-    }
-
-    fn image_extents(&self, id: ImageId) -> Vec<Extent> {
-        self.store.extents(id)
-    }
-
-    fn image_adopt(&mut self, id: ImageId, bytes: u64, extents: &[Extent]) -> bool {
-        self.adopt_image(id, bytes, extents)
-    }
-
-    fn vm_handle(&self, id: RunId) -> Option<u64> {
-        self.vm_of(id)
-    }
-
-    fn vms_found(&mut self) -> Vec<FoundVm> {
-        self.found_vms()
-    }
-
-    fn vm_adopt(&mut self, id: RunId, handle: u64, plan: &RunPlan) -> bool {
-        self.adopt_vm(id, handle, plan)
-    }
-
-    fn console_taken(&self, id: RunId) -> u32 {
-        let shared = self.runs.get(&id).and_then(Run::shared);
-        shared.map_or(0, console::Shared::taken)
-    }
-
-    fn console_backlog(&mut self, id: RunId) -> (u32, Vec<u8>) {
-        let shared = self.runs.get(&id).and_then(Run::shared);
-        shared.map(console::Shared::backlog).unwrap_or_default()
-    }
-
-    fn adopted(&mut self) {
-        self.give_back_the_rest();
     }
 }
 

@@ -27,9 +27,10 @@ use api::limits::{CONNECTIONS_MAX, JSON_MAX, STREAMS_MAX};
 use api::{EventType, PowerAction, Problem};
 use sha2::{Digest, Sha256};
 
-use crate::backend::{Backend, Restart};
+use crate::backend::Backend;
 use crate::clock;
 use crate::events::Events;
+use crate::heritage::Restart;
 use crate::lease::Pool;
 use crate::notes::NOTES;
 use crate::operations::{OperationId, Operations};

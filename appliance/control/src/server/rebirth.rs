@@ -16,7 +16,8 @@ use api::{Boot, Code, EventType, LastError, VmSpec};
 use super::images::{Content, ImageRecord};
 use super::vms::{Idle, Phase, Then, VmRecord, path};
 use super::{Config, Server, vcpus};
-use crate::backend::{Backend, FoundVm, ImageId, ImageKind, RunCounters, RunId, RunPlan};
+use crate::backend::{Backend, ImageId, ImageKind, RunCounters, RunId, RunPlan};
+use crate::heritage::FoundVm;
 use crate::notes::{
     self, About, ImageNote, NOTES, Outlook, PhaseNote, ServerNote, ThenNote, There, VmNote,
 };

@@ -1,7 +1,8 @@
 //! The server ends at any time, and the next one goes on where it was.
 
-use control::backend::{Drill, Restart, RunState};
+use control::backend::RunState;
 use control::fake::RING_BYTES;
+use control::heritage::{Drill, Restart};
 use control::{Config, Server, auth, kept_token};
 use serde_json::Value;
 

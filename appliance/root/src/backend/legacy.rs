@@ -3,14 +3,15 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use control::backend::{Drill, Extent, FoundVm, ImageId, Restart, RunId, RunPlan};
+use control::backend::{ImageId, RunId, RunPlan};
+use control::heritage::{Drill, Extent, FoundVm, Heritage, Restart};
 use control::notes::{NOTE_BYTES_MAX, NOTES};
 use guest_abi::core_call::{CoreCall, Status, VmEntry, VmState};
 use guest_abi::root_boot::{RootEnd, VMS_MAX};
 use root_logic::legacy::Legacy;
 
-use super::Machine;
 use super::run::Run;
+use super::{Machine, console};
 use crate::calls::{call, call_long, call_patiently};
 use crate::frames::{Block, Frames};
 use crate::{boot, clock};
@@ -47,39 +48,41 @@ pub(super) fn note_block() -> Result<Block, Status> {
     Block::grant(NOTE_ORDER)
 }
 
-/// Why the root before this one ended.
-pub(super) fn end_of_last() -> &'static str {
-    match RootEnd::from_u32(boot::root_boot().end) {
-        Some(RootEnd::Itself) => "panic",
-        Some(RootEnd::Crashed) => "fault",
-        Some(RootEnd::Silent) => "silent",
-        Some(RootEnd::Asked) => "asked",
-        None => "unknown",
-    }
-}
-
-/// Ends this root, in the way that was asked for.
-pub(super) fn restart(how: Restart) {
-    match how {
-        Restart::After(ns) => {
-            // It can only be refused for a time that the server does not let through.
-            let refused = call(CoreCall::RootRestart, [ns, 0, 0, 0]);
-            debug_assert!(refused.is_ok(), "core ends root");
-        }
-        Restart::Drill(Drill::Panic) => panic!("a drill"),
-        Restart::Drill(Drill::Fault) => crate::physmap::touch_nothing(),
-        Restart::Drill(Drill::Hang) => {
-            let begun = clock::uptime_ns();
-            // For ever, in a way that nobody can prove.
-            while clock::uptime_ns() >= begun {
-                core::hint::spin_loop();
+impl Heritage for Machine {
+    fn restart(&mut self, how: Restart) {
+        match how {
+            Restart::After(ns) => {
+                // It can only be refused for a time that the server does not let through.
+                let refused = call(CoreCall::RootRestart, [ns, 0, 0, 0]);
+                debug_assert!(refused.is_ok(), "core ends root");
+            }
+            Restart::Drill(Drill::Panic) => panic!("a drill"),
+            Restart::Drill(Drill::Fault) => crate::physmap::touch_nothing(),
+            Restart::Drill(Drill::Hang) => {
+                let begun = clock::uptime_ns();
+                // For ever, in a way that nobody can prove.
+                while clock::uptime_ns() >= begun {
+                    core::hint::spin_loop();
+                }
             }
         }
     }
-}
 
-impl Machine {
-    pub(super) fn keep(&mut self, number: usize, bytes: &[u8]) -> bool {
+    fn generation(&self) -> u64 {
+        boot::root_boot().generation
+    }
+
+    fn end_of_last(&self) -> &'static str {
+        match RootEnd::from_u32(boot::root_boot().end) {
+            Some(RootEnd::Itself) => "panic",
+            Some(RootEnd::Crashed) => "fault",
+            Some(RootEnd::Silent) => "silent",
+            Some(RootEnd::Asked) => "asked",
+            None => "unknown",
+        }
+    }
+
+    fn note_write(&mut self, number: usize, bytes: &[u8]) -> bool {
         let Some(room) = self.note.as_mut_slice().get_mut(..bytes.len()) else {
             return false;
         };
@@ -88,7 +91,7 @@ impl Machine {
         call_patiently(CoreCall::NoteWrite, arguments).is_ok()
     }
 
-    pub(super) fn kept(&self, number: usize) -> Option<Vec<u8>> {
+    fn note_read(&mut self, number: usize) -> Option<Vec<u8>> {
         if boot::root_boot().unready >= SUSPECT && number > 0 {
             // Nor is the next root to find it, beside what this one notes.
             let forgotten = call(CoreCall::NoteWrite, [number as u64, 0, 0, 0]);
@@ -101,8 +104,11 @@ impl Machine {
         Some(self.note.as_slice().get(..bytes)?.to_vec())
     }
 
-    /// Takes an image's blocks out of what was left, all or none.
-    pub(super) fn adopt_image(&mut self, id: ImageId, bytes: u64, extents: &[Extent]) -> bool {
+    fn image_extents(&self, id: ImageId) -> Vec<Extent> {
+        self.store.extents(id)
+    }
+
+    fn image_adopt(&mut self, id: ImageId, bytes: u64, extents: &[Extent]) -> bool {
         let mut blocks = Vec::new();
         for extent in extents {
             // A block that is dropped goes back to core, as the rest does.
@@ -125,7 +131,11 @@ impl Machine {
         true
     }
 
-    pub(super) fn found_vms(&mut self) -> Vec<FoundVm> {
+    fn vm_handle(&self, id: RunId) -> Option<u64> {
+        self.vm_of(id)
+    }
+
+    fn vms_found(&mut self) -> Vec<FoundVm> {
         self.found.clear();
         for slot in 0..VMS_MAX as u64 {
             if let Ok(entry) = self.scratch.ask_about::<VmEntry>(CoreCall::VmList, slot) {
@@ -135,7 +145,7 @@ impl Machine {
         self.found.values().map(describe).collect()
     }
 
-    pub(super) fn adopt_vm(&mut self, id: RunId, handle: u64, plan: &RunPlan) -> bool {
+    fn vm_adopt(&mut self, id: RunId, handle: u64, plan: &RunPlan) -> bool {
         let Some(entry) = self.found.remove(&handle) else {
             return false;
         };
@@ -146,7 +156,17 @@ impl Machine {
         true
     }
 
-    pub(super) fn give_back_the_rest(&mut self) {
+    fn console_taken(&self, id: RunId) -> u32 {
+        let shared = self.runs.get(&id).and_then(Run::shared);
+        shared.map_or(0, console::Shared::taken)
+    }
+
+    fn console_backlog(&mut self, id: RunId) -> (u32, Vec<u8>) {
+        let shared = self.runs.get(&id).and_then(Run::shared);
+        shared.map(console::Shared::backlog).unwrap_or_default()
+    }
+
+    fn adopted(&mut self) {
         for (pa, order) in self.legacy.rest(Block::LARGE) {
             drop(Block::adopt(pa, order));
         }

@@ -3,7 +3,8 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use control::backend::{Extent, ImageId};
+use control::backend::ImageId;
+use control::heritage::Extent;
 use guest_abi::core_call::Status;
 
 use crate::frames::Frames;
